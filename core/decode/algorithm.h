@@ -1,0 +1,93 @@
+// A decoding algorithm: shared, const, one file each. Per request it makes a Decoding, which answers two questions: what
+// should the next forward cover, and given its row statistics, what is written.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "decode/canvas.h"
+#include "select/row_stats.h"
+
+namespace pydllm::decode {
+
+// What the next forward of a request covers. Full attention without cache: the whole canvas.
+struct ForwardPlan {
+  int32_t query_begin = 0;        // canvas positions fed to the model: [query_begin, query_end)
+  int32_t query_end = 0;
+  std::vector<int32_t> rows;      // canvas positions whose statistics are wanted, ascending; may be empty
+  bool guided = false;            // also run the canvas with every prompt position masked ...
+  float guidance_scale = 0;       // ... and combine: uncond + (scale + 1) * (cond - uncond)
+};
+
+// Where the request stands, for streaming and statistics.
+struct Progress {
+  int32_t block_index = 0;        // block being denoised
+  int32_t block_begin = 0;        // absolute positions
+  int32_t block_end = 0;
+  int32_t block_step = 0;         // denoising steps already done in this block
+};
+
+// Per-request state. Lives on the engine thread; holds no device memory.
+class Decoding {
+ public:
+  virtual ~Decoding() = default;
+  // Legal while !done(canvas). Fills every field of `plan`.
+  virtual void plan(const Canvas& canvas, ForwardPlan& plan) = 0;
+  // stats[i] belongs to plan.rows[i] of the last plan(). Commits tokens into the canvas and moves on.
+  virtual void commit(std::span<const RowStats> stats, Canvas& canvas) = 0;
+  // No forward is left to run. Implies that nothing is masked.
+  virtual bool done(const Canvas& canvas) const = 0;
+  virtual Progress progress() const = 0;
+};
+
+// --- parameters: declared once per algorithm, checked at submission ---
+
+using ParamValue = std::variant<bool, int64_t, double, std::string>;
+using ParamMap = std::vector<std::pair<std::string, ParamValue>>;
+
+enum class ParamType : uint8_t { kBool, kInt, kFloat, kChoice };
+
+struct ParamSpec {
+  std::string_view name;           // as in DiffusionParams where a typed field exists, else as in `extra`
+  std::string_view alias;          // another accepted spelling in `extra`; empty for none
+  ParamType type;
+  std::string_view default_value;  // in words where it depends on the request, e.g. "max_tokens"
+  double minimum = 0;              // kInt, kFloat: inclusive range
+  double maximum = 0;
+  std::span<const std::string_view> choices = {};  // kChoice
+  std::string_view help;
+};
+
+// What a Decoding is made from. `params` is already checked against the algorithm's table, aliases resolved.
+struct DecodeRequest {
+  int32_t prompt_length = 0;
+  int32_t max_tokens = 0;
+  uint64_t seed = 0;
+  const ParamMap* params = nullptr;
+};
+
+struct Algorithm {
+  std::string_view name;
+  std::span<const std::string_view> aliases;
+  std::span<const ParamSpec> params;
+  std::string_view summary;
+  std::string_view source;  // paper and original implementation
+  // Throws InvalidRequest(field) for values that are in range but contradict each other or the request.
+  std::unique_ptr<Decoding> (*begin)(const DecodeRequest& request);
+};
+
+// All algorithms (registry.cpp's constexpr table).
+std::span<const Algorithm* const> algorithms();
+// By name or alias; throws InvalidRequest("algorithm") listing the known names.
+const Algorithm& find_algorithm(std::string_view name);
+// Checks names, types and ranges against the table and resolves aliases. Throws InvalidRequest naming the parameter, what
+// was expected and what came; Unsupported for a typed parameter that other algorithms have and this one does not.
+ParamMap check_params(const Algorithm& algorithm, const ParamMap& given);
+
+}  // namespace pydllm::decode

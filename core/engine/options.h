@@ -1,0 +1,20 @@
+// Limits of one engine. Fixed at construction.
+#pragma once
+
+#include <cstdint>
+
+namespace pydllm::engine {
+
+struct EngineOptions {
+  int32_t max_model_len = 0;          // prompt + max_tokens; at most the model's max_positions
+  int32_t max_batched_tokens = 4096;  // tokens of one forward; a single larger request runs alone
+  int32_t max_running_requests = 64;
+  int32_t max_waiting_requests = 1024;
+  int32_t page_size = 32;             // positions per K/V page
+  int32_t pages = 0;                  // K/V pages in all
+  int32_t max_logit_rows = 256;       // rows of logits in memory at once
+  int32_t mask_token_id = 0;
+  bool debug_checks = false;          // integrity check after every step, freed pages are poisoned with NaN
+};
+
+}  // namespace pydllm::engine

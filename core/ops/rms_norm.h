@@ -1,0 +1,19 @@
+// Root-mean-square layer norm (Zhang and Sennrich, 2019).
+#pragma once
+
+#include "tensor/context.h"
+#include "tensor/tensor.h"
+
+namespace pydllm::ops {
+
+// out[r, :] = x[r, :] / sqrt(mean(x[r, :]^2) + epsilon) * weight.
+//   x       float32 [rows, dim]
+//   weight  float32 [dim]
+//   out     float32 | bfloat16 | float16 [rows, dim]; may be x itself when float32
+void rms_norm(const Context& context, const Tensor& x, const Tensor& weight, float epsilon, Tensor& out);
+
+// The same with a gather: out[i, :] = rms_norm(x[rows[i], :]). rows int32 [n], each in [0, x rows).
+void rms_norm_rows(const Context& context, const Tensor& x, const Tensor& rows, const Tensor& weight, float epsilon,
+                   Tensor& out);
+
+}  // namespace pydllm::ops

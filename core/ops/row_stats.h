@@ -1,0 +1,27 @@
+// Logits to row statistics: the only reader of the vocabulary axis.
+#pragma once
+
+#include <span>
+
+#include "select/row_stats.h"
+#include "tensor/context.h"
+#include "tensor/tensor.h"
+
+namespace pydllm::ops {
+
+// One pass over each row for top-2, log-sum-exp and entropy; a second, filtered one only for rows with temperature > 0:
+// logits / T -> top-k (ties at the k-th value all survive) -> top-p (the token that crosses the mass is kept) ->
+// Gumbel-max with the counter-based draw (seed; kToken, step, position, id).
+//   logits     float32 [rows, vocab]
+//   sampling   [rows]
+//   forbidden  ids that are never chosen (the mask token); they stay in the softmax's normaliser
+//   out        [rows]
+// Ties: lowest id. Rows with a non-finite logit report finite = false and nothing else.
+void row_stats(const Context& context, const Tensor& logits, std::span<const RowSampling> sampling,
+               std::span<const int32_t> forbidden, std::span<RowStats> out);
+
+// Classifier-free guidance (Ho and Salimans, 2022; LLaDA's form): cond = uncond + (scale + 1) * (cond - uncond).
+//   conditional, unconditional  float32 [rows, vocab]; the result replaces `conditional`
+void guide(const Context& context, Tensor& conditional, const Tensor& unconditional, float scale);
+
+}  // namespace pydllm::ops

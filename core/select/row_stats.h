@@ -1,0 +1,32 @@
+// What a decoding algorithm sees of one row of logits. A few numbers per scored position replace the whole vocabulary.
+#pragma once
+
+#include <cstdint>
+
+namespace pydllm {
+
+// All probabilities are of the plain softmax of the row's logits: unscaled by temperature, unfiltered, forbidden ids
+// included in the normaliser. Natural logarithms, entropy in nats.
+struct RowStats {
+  int32_t token = -1;       // the id to commit: sampled when temperature > 0, else the arg-max; never a forbidden id
+  float confidence = 0;     // probability of `token`
+  int32_t top1 = -1;        // most probable allowed id (lowest id on ties)
+  float top1_probability = 0;
+  int32_t top2 = -1;        // next allowed id; -1 when the vocabulary allows only one
+  float top2_probability = 0;
+  float log_sum_exp = 0;
+  float entropy = 0;        // ln z - s/z with z = sum e^(x-m), s = sum (x-m) e^(x-m)
+  bool finite = false;      // every logit of the row is finite; the other fields mean nothing otherwise
+};
+
+// How the token of one row is chosen. The seed, step and position make the draw independent of the batch.
+struct RowSampling {
+  float temperature = 0;  // 0 is greedy
+  float top_p = 1;        // nucleus mass in (0, 1]; 1 disables
+  int32_t top_k = 0;      // 0 disables
+  uint64_t seed = 0;
+  uint32_t step = 0;      // forward pass of the request, 0-based
+  uint32_t position = 0;  // absolute position in the canvas
+};
+
+}  // namespace pydllm
