@@ -1,5 +1,7 @@
 """The C++ core (core/bind). Blocking calls release the GIL; no Python object is stored on the C++ side."""
 
+# ruff: noqa: N818 - the names of core/base/errors.h; pydllm.errors has the public ones
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,7 +27,10 @@ class Tensor:
     def device(self) -> str: ...
     @staticmethod
     def from_dlpack(producer: object) -> Tensor:
-        """A view of another framework's CPU tensor; ValueError for non-contiguous, foreign-device or unknown-dtype ones."""
+        """A view of another framework's CPU tensor, which lives as long as any view.
+
+        ValueError for non-contiguous, misaligned, foreign-device or unknown-dtype ones.
+        """
     def __dlpack__(
         self,
         *,
@@ -64,7 +69,7 @@ class ModelInfo:
     def kv_bytes_per_position(self) -> int: ...
 
 class Model:
-    """Weights, packed for this machine. Consumed by the Engine that takes it."""
+    """Weights, packed for this machine. Consumed by the Engine that takes it; using it afterwards is InvalidRequest."""
 
     @property
     def info(self) -> ModelInfo: ...
@@ -79,7 +84,8 @@ def load_model(
 ) -> Model:
     """Builds a model from safetensors shards. `config` has exactly the fields of core/models/config.h (dtype by name).
 
-    Raises InvalidCheckpoint naming the tensor, file or config field at fault.
+    Raises InvalidCheckpoint naming the tensor, file or config field at fault; InvalidRequest for unknown, missing or
+    mistyped config fields.
     """
 
 class BlockDone:
@@ -174,7 +180,7 @@ class Engine:
         *,
         max_tokens: int,
         algorithm: str,
-        params: Mapping[str, bool | int | float | str] = ...,
+        params: Mapping[str, bool | int | float | str] | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
         top_k: int = 0,
@@ -188,7 +194,8 @@ class Engine:
     ) -> int:
         """Queues a request and returns its id. deadline_seconds counts from now.
 
-        Raises InvalidRequest, Unsupported or ResourceExhausted.
+        Raises InvalidRequest, Unsupported (`field` is the proto path, "sampling.top_p", "diffusion.extra.steps") or
+        ResourceExhausted.
         """
     def cancel(self, request_id: int) -> None: ...
     def stop(self) -> None: ...
@@ -241,7 +248,6 @@ class ArchitectureInfo:
 
 def algorithms() -> list[AlgorithmInfo]: ...
 def architectures() -> list[ArchitectureInfo]: ...
-
 def build_info() -> dict[str, Any]:
-    """compiler, build_type, cpu ("avx512bf16" ... per dtype), usable_cores, cuda ({"built": bool, "runtime": str,
-    "devices": [...], "error": str})."""
+    """compiler, build_type, cpu ("avx512bf16" ... per dtype), usable_cores, cuda: {"built": bool, "runtime": str,
+    "devices": [{"name", "compute_capability", "memory_bytes"}], "error": str}."""

@@ -35,12 +35,16 @@ class GenerationOutput:
     """
 
     index: int
+    """Candidate of its prompt, 0 to n - 1."""
     text: str
     token_ids: list[int]
     finish_reason: FinishReason
     stop_match: str | int | None
+    """The stop string or stop token id of "stop_sequence"."""
     prompt_tokens: int
     stats: DiffusionStats
+    prompt_index: int = 0
+    """Place of its prompt in the list given to `generate`."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +94,14 @@ StreamEvent = Started | BlockAppended | BlockSnapshot | Finished
 
 @dataclass(frozen=True)
 class Trace:
-    """A recorded run: `canvases[k]` is the canvas before forward k, the last one is final (prompt included)."""
+    """A recorded run: `canvases[k]` is the canvas before forward k, the last one is final (prompt included).
+
+    In the final canvas of a run that ended early (EOS, a stop, a limit) positions behind the end are as they
+    were before the last forward.
+    """
 
     canvases: list[list[int]]
     first_logits: Tensor | None
-    """float32 [canvas, vocab] of the first forward."""
+    """float32 [canvas, vocab] of the first forward, guidance applied."""
     forward_passes: int
     output: GenerationOutput

@@ -1,12 +1,28 @@
 """Request parameters: frozen dataclasses with the names of proto/pydllm/v1/types.proto.
 
 `None` means unset: the checkpoint's generation_config, then the default. An explicit 0 is a value.
+Construction checks types and ranges and raises `InvalidRequestError` naming the proto field; what depends on
+the model (token ids, the context, an algorithm's own ranges) is checked when the request is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import numbers
+import operator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NoReturn
+
+from pydllm.errors import InvalidRequestError
+
+MAX_INT32 = 2**31 - 1
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARACTERS = 1024
+MAX_STOP_TOKEN_IDS = 64
+MAX_CANDIDATES = 128
+
+ParamScalar = bool | int | float | str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,25 +30,177 @@ class SamplingParams:
     """How tokens are chosen and when generation ends."""
 
     temperature: float | None = None
+    """[0, 100]; 0 is greedy."""
     top_p: float | None = None
+    """Nucleus mass in (0, 1]."""
     top_k: int | None = None
+    """0 disables."""
     seed: int | None = None
+    """Unsigned 64 bit. Candidate i uses seed + i (modulo 2**64). Unset: random."""
     max_tokens: int | None = None
+    """At least 1, honoured exactly."""
     stop: tuple[str, ...] = ()
+    """At most 16 non-empty strings of at most 1024 characters; a single string is accepted."""
     stop_token_ids: tuple[int, ...] = ()
+    """At most 64 ids of the vocabulary."""
     include_stop: bool | None = None
     ignore_eos: bool | None = None
     n: int | None = None
+    """Candidates, 1 to 128."""
+
+    def __post_init__(self) -> None:
+        _set(
+            self,
+            "temperature",
+            _real("sampling.temperature", self.temperature, "a number in [0, 100]", 0, 100),
+        )
+        _set(self, "top_p", _real("sampling.top_p", self.top_p, "a number in (0, 1]", 0, 1, open_low=True))
+        _set(self, "top_k", _integer("sampling.top_k", self.top_k, 0, MAX_INT32))
+        _set(self, "seed", _integer("sampling.seed", self.seed, 0, 2**64 - 1))
+        _set(self, "max_tokens", _integer("sampling.max_tokens", self.max_tokens, 1, MAX_INT32))
+        _set(self, "stop", _stop_strings(self.stop))
+        _set(self, "stop_token_ids", _stop_token_ids(self.stop_token_ids))
+        _boolean("sampling.include_stop", self.include_stop)
+        _boolean("sampling.ignore_eos", self.ignore_eos)
+        _set(self, "n", _integer("sampling.n", self.n, 1, MAX_CANDIDATES))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionParams:
-    """What is specific to diffusion decoding."""
+    """What is specific to diffusion decoding. The ranges of an algorithm's parameters are the algorithm's."""
 
     algorithm: str = ""
+    """A name of `LLM.algorithms`; empty is the model's default."""
     block_length: int | None = None
+    """Tokens denoised together."""
     max_steps_per_block: int | None = None
+    """Most denoising steps for one block."""
     max_forward_passes: int | None = None
+    """At least 1: the request ends with what is final after this many forward passes."""
     confidence_threshold: float | None = None
     entropy_threshold: float | None = None
-    extra: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    """In nats."""
+    extra: Mapping[str, ParamScalar] = field(default_factory=dict)
+    """Parameters of one algorithm that have no field here; unknown keys are errors."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.algorithm, str):
+            _refuse("diffusion.algorithm", "a string", self.algorithm)
+        for name in ("block_length", "max_steps_per_block", "max_forward_passes"):
+            _set(self, name, _integer(f"diffusion.{name}", getattr(self, name), 1, MAX_INT32))
+        for name in ("confidence_threshold", "entropy_threshold"):
+            _set(self, name, _real(f"diffusion.{name}", getattr(self, name), "a finite number"))
+        _set(self, "extra", _extra(self.extra))
+
+
+def _set(params: object, name: str, value: object) -> None:
+    object.__setattr__(params, name, value)
+
+
+def shown(value: object) -> str:
+    """The value as an error message shows it: one short line."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _refuse(name: str, expected: str, value: object) -> NoReturn:
+    raise InvalidRequestError(name, f"{name}: expected {expected}, got {shown(value)}")
+
+
+def _real(
+    name: str,
+    value: float | None,
+    expected: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        _refuse(name, expected, value)
+    try:
+        number = float(value)
+    except OverflowError:
+        _refuse(name, expected, value)
+    if not math.isfinite(number) or number > high or number < low or (open_low and number == low):
+        _refuse(name, expected, value)
+    return number
+
+
+def _integer(name: str, value: int | None, low: int, high: int) -> int | None:
+    return None if value is None else whole_number(name, value, low, high)
+
+
+def whole_number(name: str, value: object, low: int, high: int) -> int:
+    """An int (or another integral type, such as numpy's) in [low, high]; InvalidRequestError(name)
+    otherwise."""
+    expected = f"an integer in [{low}, {high}]"
+    if isinstance(value, bool):
+        _refuse(name, expected, value)
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        _refuse(name, expected, value)
+    if not low <= number <= high:
+        _refuse(name, expected, value)
+    return number
+
+
+def _boolean(name: str, value: bool | None) -> None:
+    if value is not None and not isinstance(value, bool):
+        _refuse(name, "true or false", value)
+
+
+def _listed(name: str, values: object, most: int, what: str) -> list[object]:
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping)):
+        _refuse(name, f"a list of {what}", values)
+    out = list(values)
+    if len(out) > most:
+        raise InvalidRequestError(name, f"{name}: expected at most {most} {what}, got {len(out)}")
+    return out
+
+
+def _stop_strings(values: object) -> tuple[str, ...]:
+    if isinstance(values, str):
+        values = (values,)
+    listed = _listed("sampling.stop", values, MAX_STOP_STRINGS, "strings")
+    return tuple(_stop_string(value) for value in listed)
+
+
+def _stop_string(value: object) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_STOP_CHARACTERS:
+        _refuse("sampling.stop", f"non-empty strings of at most {MAX_STOP_CHARACTERS} characters", value)
+    return value
+
+
+def _stop_token_ids(values: object) -> tuple[int, ...]:
+    name = "sampling.stop_token_ids"
+    listed = _listed(name, values, MAX_STOP_TOKEN_IDS, "token ids")
+    return tuple(whole_number(name, value, 0, MAX_INT32) for value in listed)
+
+
+def _extra(values: object) -> dict[str, ParamScalar]:
+    if not isinstance(values, Mapping):
+        _refuse("diffusion.extra", "a mapping of parameter names to values", values)
+    return {_extra_key(key): _extra_value(key, value) for key, value in values.items()}
+
+
+def _extra_key(key: object) -> str:
+    if not isinstance(key, str):
+        _refuse("diffusion.extra", "names that are strings", key)
+    return key
+
+
+def _extra_value(key: str, value: object) -> ParamScalar:
+    name = f"diffusion.extra.{key}"
+    if isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, numbers.Integral):
+        return whole_number(name, value, -(2**63), 2**63 - 1)
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        if math.isfinite(number):
+            return number
+    _refuse(name, "a finite number, a string, true or false", value)

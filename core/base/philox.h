@@ -38,7 +38,12 @@ inline Philox4 random_draw(uint64_t seed, RandomPurpose purpose, uint32_t step, 
   return philox4x32_10(counter, seed);
 }
 
-// Maps 32 random bits to (0, 1): never 0, precise near 0 (relative 2^-24).
-inline float open_unit(uint32_t bits) { return (static_cast<float>(bits) + 0.5f) * 2.3283064365386963e-10f; }
+// Maps 32 random bits to (0, 1): never 0, never 1 (the largest 128 would round up to it), precise near 0 (relative
+// 2^-24).
+inline float open_unit(uint32_t bits) {
+  constexpr float kBelowOne = 0.99999994f;  // 1 - 2^-24
+  const float unit = (static_cast<float>(bits) + 0.5f) * 2.3283064365386963e-10f;
+  return unit < kBelowOne ? unit : kBelowOne;
+}
 
 }  // namespace pydllm

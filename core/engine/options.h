@@ -10,11 +10,11 @@ struct EngineOptions {
   int32_t max_batched_tokens = 4096;  // tokens of one forward; a single larger request runs alone
   int32_t max_running_requests = 64;
   int32_t max_waiting_requests = 1024;
-  int32_t page_size = 32;             // positions per K/V page
-  int32_t pages = 0;                  // K/V pages in all
-  int32_t max_logit_rows = 256;       // rows of logits in memory at once
+  int32_t page_size = 32;        // positions per K/V page
+  int32_t pages = 0;             // K/V pages in all
+  int32_t max_logit_rows = 256;  // rows of logits in memory at once
   int32_t mask_token_id = 0;
-  bool debug_checks = false;          // integrity check after every step, freed pages are poisoned with NaN
+  bool debug_checks = false;  // integrity check after every step, freed pages are poisoned with NaN
 };
 
 }  // namespace pydllm::engine

@@ -16,20 +16,20 @@ using RequestId = uint64_t;
 using Clock = std::chrono::steady_clock;
 
 struct Request {
-  std::vector<int32_t> prompt;           // token ids, at least one, each in [0, vocab)
-  int32_t max_tokens = 0;                // >= 1
-  float temperature = 0;                 // [0, 100]
-  float top_p = 1;                       // (0, 1]
-  int32_t top_k = 0;                     // >= 0
+  std::vector<int32_t> prompt;  // token ids, at least one, each in [0, vocab)
+  int32_t max_tokens = 0;       // >= 1
+  float temperature = 0;        // [0, 100]
+  float top_p = 1;              // (0, 1]
+  int32_t top_k = 0;            // >= 0
   uint64_t seed = 0;
-  std::vector<int32_t> eos_token_ids;    // empty: nothing ends the request early (ignore_eos)
+  std::vector<int32_t> eos_token_ids;  // empty: nothing ends the request early (ignore_eos)
   std::vector<int32_t> stop_token_ids;
   std::string algorithm;
   decode::ParamMap params;
-  int32_t max_forward_passes = 0;        // 0: no limit
+  int32_t max_forward_passes = 0;  // 0: no limit
   std::optional<Clock::time_point> deadline;
-  bool snapshots = false;                // an event with the current block after every step
-  bool trace = false;                    // events carry the canvas before each forward and the first logits
+  bool snapshots = false;  // an event with the current block after every step
+  bool trace = false;      // events carry the canvas before each forward and the first logits
 };
 
 enum class FinishReason : uint8_t { kStop, kStopToken, kLength, kStepLimit };
@@ -54,8 +54,8 @@ struct Event {
   int32_t denoise_steps = 0;
   double queue_seconds = 0;  // submission to admission
 
-  // kStep, kFinished: generated tokens that became final (a prefix: nothing masked before them). The last one may be the
-  // EOS or stop token that ended the request.
+  // kStep, kFinished: generated tokens that became final (a prefix: nothing masked before them). The last one may be
+  // the EOS or stop token that ended the request.
   int32_t final_offset = 0;
   std::vector<int32_t> final_tokens;
   std::vector<BlockDone> blocks;
@@ -82,14 +82,14 @@ struct EngineStats {
   int32_t waiting = 0;
   int32_t pages_total = 0;
   int32_t pages_used = 0;
-  uint64_t steps = 0;              // forwards of the engine (one may serve many requests)
-  uint64_t request_forwards = 0;   // sum over requests
-  uint64_t forward_tokens = 0;     // tokens fed
-  uint64_t final_tokens = 0;       // tokens that became final
+  uint64_t steps = 0;             // forwards of the engine (one may serve many requests)
+  uint64_t request_forwards = 0;  // sum over requests
+  uint64_t forward_tokens = 0;    // tokens fed
+  uint64_t final_tokens = 0;      // tokens that became final
   uint64_t requests_finished = 0;
-  uint64_t requests_failed = 0;    // cancelled and expired ones included
-  uint64_t late_commands = 0;      // cancels for unknown or ended ids
-  std::string integrity;           // "" or the first violated invariant, checked when idle
+  uint64_t requests_failed = 0;  // cancelled and expired ones included
+  uint64_t late_commands = 0;    // cancels for unknown or ended ids
+  std::string integrity;         // "" or the first violated invariant, checked when idle
 };
 
 }  // namespace pydllm::engine

@@ -16,11 +16,11 @@ namespace pydllm {
 
 // One ragged forward: the tokens of several sequences, one after another.
 struct StepInput {
-  Tensor tokens;                              // int32 [tokens]
-  Tensor positions;                           // int32 [tokens], position of each token in its sequence
-  Tensor slots;                               // int64 [tokens], where its K/V goes
-  std::vector<ops::SequenceSpan> sequences;   // disjoint, in order, covering all tokens
-  Tensor hidden_rows;                         // int32 [rows], indices into tokens whose final hidden state is wanted
+  Tensor tokens;                             // int32 [tokens]
+  Tensor positions;                          // int32 [tokens], position of each token in its sequence
+  Tensor slots;                              // int64 [tokens], where its K/V goes
+  std::vector<ops::SequenceSpan> sequences;  // disjoint, in order, covering all tokens
+  Tensor hidden_rows;                        // int32 [rows], indices into tokens whose final hidden state is wanted
 };
 
 struct ModelInfo {

@@ -9,7 +9,7 @@
 
 namespace pydllm::ops {
 
-// A weight matrix in the layout the kernels of its device read (CPU: panels of 64 output columns, bf16/f16 with k-pairs
+// A weight matrix in the layout the kernels of its device read (CPU: panels of 64 output columns, bfloat16 with k-pairs
 // interleaved). Immutable after packing; the same layout serves every instruction set.
 class PackedWeight {
  public:

@@ -8,15 +8,15 @@ namespace pydllm {
 // All probabilities are of the plain softmax of the row's logits: unscaled by temperature, unfiltered, forbidden ids
 // included in the normaliser. Natural logarithms, entropy in nats.
 struct RowStats {
-  int32_t token = -1;       // the id to commit: sampled when temperature > 0, else the arg-max; never a forbidden id
-  float confidence = 0;     // probability of `token`
-  int32_t top1 = -1;        // most probable allowed id (lowest id on ties)
+  int32_t token = -1;    // the id to commit: sampled when temperature > 0, else the arg-max; never a forbidden id
+  float confidence = 0;  // probability of `token`
+  int32_t top1 = -1;     // most probable allowed id (lowest id on ties)
   float top1_probability = 0;
-  int32_t top2 = -1;        // next allowed id; -1 when the vocabulary allows only one
+  int32_t top2 = -1;  // next allowed id; -1 when the vocabulary allows only one
   float top2_probability = 0;
   float log_sum_exp = 0;
-  float entropy = 0;        // ln z - s/z with z = sum e^(x-m), s = sum (x-m) e^(x-m)
-  bool finite = false;      // every logit of the row is finite; the other fields mean nothing otherwise
+  float entropy = 0;    // ln z - s/z with z = sum e^(x-m), s = sum (x-m) e^(x-m)
+  bool finite = false;  // every logit of the row is finite; the other fields mean nothing otherwise
 };
 
 // How the token of one row is chosen. The seed, step and position make the draw independent of the batch.

@@ -9,7 +9,7 @@ namespace pydllm {
 
 enum class DType : uint8_t { kF32, kBF16, kF16, kI32, kI64, kU8 };
 
-size_t size_of(DType dtype);          // bytes per element
+size_t size_of(DType dtype);            // bytes per element
 std::string_view name_of(DType dtype);  // "float32", "bfloat16", "float16", "int32", "int64", "uint8"
 // Accepts the names above; throws InvalidRequest("dtype") otherwise.
 DType dtype_from_name(std::string_view name);
@@ -24,7 +24,9 @@ struct Float16 {
 
 float to_float(BFloat16 value);
 float to_float(Float16 value);
-inline float to_float(float value) { return value; }
+inline float to_float(float value) {
+  return value;
+}
 BFloat16 to_bfloat16(float value);  // round to nearest even, NaN stays NaN
 Float16 to_float16(float value);    // round to nearest even, overflow to infinity
 

@@ -1,0 +1,115 @@
+# Two commands matter: `make serve` and `make test`. Both set up everything they need in a fresh clone.
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+CPP_SOURCES := $(shell find core cmake CMakeLists.txt -type f)
+
+.PHONY: help serve build test test-fast test-all test-cpp test-python lint format bench proto proto-check asan tsan qemu \
+  accept-core mutants clean
+
+help:
+	@echo "make serve [ARGS='MODEL --grpc-port 50051']  build and serve (no MODEL: the embedded demo model)"
+	@echo "make test | test-fast | test-all             the suite; the part under a minute; everything incl. sanitizers"
+	@echo "make lint | format | proto | bench           checks; formatting; committed gRPC stubs; benchmarks"
+	@echo "make accept-core | mutants                   each promise with its figure; patches that must turn tests red"
+
+# --- set-up: a virtual environment in steps, each redone only when its inputs change ---
+
+$(VENV)/.system-%:
+	tools/system_packages.sh $*
+	@mkdir -p $(VENV) && touch $@
+
+$(VENV)/.created: | $(VENV)/.system-serve
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.serve: requirements/build.txt requirements/serve.txt $(VENV)/.created
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements/build.txt -r requirements/serve.txt
+	@touch $@
+
+# -e without isolation: a touched source file costs seconds, not a rebuild.
+$(VENV)/.built: $(VENV)/.serve pyproject.toml $(CPP_SOURCES)
+	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(VENV)/.test: requirements/test.txt $(VENV)/.serve | $(VENV)/.system-test
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements/test.txt
+	@touch $@
+
+$(VENV)/.lint: requirements/lint.txt $(VENV)/.serve
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements/lint.txt
+	@touch $@
+
+build: $(VENV)/.built
+
+serve: build
+	exec $(BIN)/pydllm serve $(ARGS)
+
+# --- tests ---
+
+test: test-cpp test-python
+
+test-fast: $(VENV)/.built $(VENV)/.test
+	$(BIN)/python -m pytest -q -m "not slow and not clients" tests/meta tests/text tests/models tests/decode tests/engine
+
+test-cpp: $(VENV)/.test
+	cmake -S . -B build/cpp -G Ninja -DPYDLLM_TESTS=ON -DPYDLLM_CUDA=OFF >build/cpp-configure.log || \
+	  { cat build/cpp-configure.log; exit 1; }
+	cmake --build build/cpp --target pydllm_tests
+	build/cpp/pydllm_tests --gtest_brief=1
+
+test-python: $(VENV)/.built $(VENV)/.test
+	$(BIN)/python -m pytest -q -m "not slow and not clients"
+
+test-all: test qemu asan tsan $(VENV)/.system-all
+	$(BIN)/python -m pytest -q -m "slow or clients"
+
+qemu: test-cpp $(VENV)/.system-all
+	tools/qemu_dispatch.sh build/cpp/pydllm_tests
+
+# The C++ tests under AddressSanitizer + UndefinedBehaviorSanitizer and under ThreadSanitizer.
+asan: SANITIZER = address
+tsan: SANITIZER = thread
+asan tsan: $(VENV)/.test
+	cmake -S . -B build/$@ -G Ninja -DPYDLLM_TESTS=ON -DPYDLLM_CUDA=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DPYDLLM_SANITIZE=$(SANITIZER) >build/$@-configure.log || { cat build/$@-configure.log; exit 1; }
+	cmake --build build/$@ --target pydllm_tests
+	TSAN_OPTIONS=halt_on_error=1 ASAN_OPTIONS=detect_leaks=1 build/$@/pydllm_tests --gtest_brief=1
+
+# --- checks ---
+
+CPP_STYLE := $(shell find core tests/core bench -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+
+lint: $(VENV)/.built $(VENV)/.lint $(VENV)/.test proto-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP_STYLE)
+	$(BIN)/mypy
+
+format: $(VENV)/.lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP_STYLE)
+
+proto: $(VENV)/.lint
+	PYTHON=$(BIN)/python proto/generate.sh
+
+proto-check: $(VENV)/.lint
+	PYTHON=$(BIN)/python proto/generate.sh --check
+
+bench: $(VENV)/.built $(VENV)/.test
+	$(BIN)/python bench/linear.py $(ARGS)
+
+# --- proof ---
+
+accept-core: $(VENV)/.built $(VENV)/.test $(VENV)/.system-all
+	$(BIN)/python tests/accept/core.py $(ARGS)
+
+mutants: $(VENV)/.built $(VENV)/.test
+	$(BIN)/python tests/mutants/run.py $(ARGS)
+
+clean:
+	rm -rf build $(VENV)

@@ -1,0 +1,90 @@
+#include "bind/model.h"
+
+#include "base/errors.h"
+#include "bind/bind.h"
+#include "bind/convert.h"
+#include "bind/field_reader.h"
+#include "models/registry.h"
+
+namespace pydllm::bind {
+namespace {
+
+constexpr int64_t kMostThreads = 1024;
+
+ModelConfig to_config(py::handle values) {
+  ModelConfig config;
+  std::string dtype;
+  FieldReader reader(values, "config", true);
+  reader.read("architecture", config.architecture);
+  reader.read("vocab_size", config.vocab_size);
+  reader.read("hidden_size", config.hidden_size);
+  reader.read("num_layers", config.num_layers);
+  reader.read("num_heads", config.num_heads);
+  reader.read("num_kv_heads", config.num_kv_heads);
+  reader.read("head_dim", config.head_dim);
+  reader.read("intermediate_size", config.intermediate_size);
+  reader.read("max_positions", config.max_positions);
+  reader.read("rope_theta", config.rope_theta);
+  reader.read("rms_norm_eps", config.rms_norm_eps);
+  reader.read("tie_word_embeddings", config.tie_word_embeddings);
+  reader.read("attention_bias", config.attention_bias);
+  reader.read("linear_bias", config.linear_bias);
+  reader.read("dtype", dtype);
+  reader.finish();
+  config.dtype = dtype_from_name(dtype);
+  return config;
+}
+
+std::unique_ptr<ModelHolder> load(const py::object& config, const py::object& shards, const py::object& threads,
+                                  const py::object& allow_unused, LoadProgress* progress) {
+  const ModelConfig parsed = to_config(config);
+  const std::vector<std::string> paths = to_strings(shards, "shards");
+  const auto pool_size = static_cast<int>(to_integer(threads, "threads", 0, kMostThreads));
+  const bool tolerant = to_bool(allow_unused, "allow_unused");
+  const py::gil_scoped_release release;
+  ThreadPool pool(pool_size);
+  Weights weights(paths, progress);
+  return std::make_unique<ModelHolder>(load_model(Context{.device = {}, .pool = &pool}, parsed, weights, tolerant));
+}
+
+int64_t kv_bytes_per_position(const ModelInfo& info) {
+  return int64_t{2} * info.kv_layers * info.kv_heads * info.head_dim * static_cast<int64_t>(size_of(info.kv_dtype));
+}
+
+void bind_info(py::module_& module) {
+  py::class_<ModelInfo>(module, "ModelInfo")
+      .def_readonly("architecture", &ModelInfo::architecture)
+      .def_readonly("vocab_size", &ModelInfo::vocab_size)
+      .def_readonly("hidden_size", &ModelInfo::hidden_size)
+      .def_readonly("max_positions", &ModelInfo::max_positions)
+      .def_readonly("parameter_count", &ModelInfo::parameter_count)
+      .def_readonly("weight_bytes", &ModelInfo::weight_bytes)
+      .def_property_readonly("weight_dtype", [](const ModelInfo& self) { return name_of(self.weight_dtype); })
+      .def_property_readonly("kv_bytes_per_position", kv_bytes_per_position);
+}
+
+}  // namespace
+
+const Model& ModelHolder::model() const {
+  if (!model_) throw InvalidRequest("model", "model: an engine has already taken this model");
+  return *model_;
+}
+
+std::unique_ptr<Model> ModelHolder::take() {
+  model();
+  return std::move(model_);
+}
+
+void bind_model(py::module_& module) {
+  py::class_<LoadProgress>(module, "LoadProgress", "Bytes packed so far; read it from another thread.")
+      .def(py::init<>())
+      .def_property_readonly("bytes_total", [](const LoadProgress& self) { return self.bytes_total.load(); })
+      .def_property_readonly("bytes_done", [](const LoadProgress& self) { return self.bytes_done.load(); });
+  bind_info(module);
+  py::class_<ModelHolder>(module, "Model", "Weights, packed for this machine. Consumed by the Engine that takes it.")
+      .def_property_readonly("info", [](const ModelHolder& self) { return self.model().info(); });
+  module.def("load_model", load, py::arg("config"), py::arg("shards"), py::kw_only(), py::arg("threads") = 0,
+             py::arg("allow_unused") = false, py::arg("progress") = py::none());
+}
+
+}  // namespace pydllm::bind

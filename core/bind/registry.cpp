@@ -1,0 +1,91 @@
+// What this build can run: algorithms with their parameters, architectures.
+#include "models/registry.h"
+
+#include <pybind11/stl.h>
+
+#include "base/check.h"
+#include "bind/bind.h"
+#include "decode/algorithm.h"
+
+namespace pydllm::bind {
+namespace {
+
+using decode::Algorithm;
+using decode::ParamSpec;
+using decode::ParamType;
+
+const char* name(ParamType type) {
+  switch (type) {
+    case ParamType::kBool:
+      return "bool";
+    case ParamType::kInt:
+      return "int";
+    case ParamType::kFloat:
+      return "float";
+    case ParamType::kChoice:
+      return "choice";
+  }
+  throw InternalError("unknown parameter type");
+}
+
+std::vector<std::string> strings(std::span<const std::string_view> views) {
+  return {views.begin(), views.end()};
+}
+
+// Static tables: handed to Python as references.
+std::vector<const ParamSpec*> specs(const Algorithm& algorithm) {
+  std::vector<const ParamSpec*> out;
+  for (const ParamSpec& spec : algorithm.params) out.push_back(&spec);
+  return out;
+}
+
+void bind_param_spec(py::module_& module) {
+  py::class_<ParamSpec>(module, "ParamSpec")
+      .def_readonly("name", &ParamSpec::name)
+      .def_readonly("alias", &ParamSpec::alias)
+      .def_property_readonly("type", [](const ParamSpec& self) { return name(self.type); })
+      .def_readonly("default", &ParamSpec::default_value)
+      .def_readonly("minimum", &ParamSpec::minimum)
+      .def_readonly("maximum", &ParamSpec::maximum)
+      .def_property_readonly("choices", [](const ParamSpec& self) { return strings(self.choices); })
+      .def_readonly("help", &ParamSpec::help);
+}
+
+void bind_algorithm(py::module_& module) {
+  py::class_<Algorithm>(module, "AlgorithmInfo")
+      .def_readonly("name", &Algorithm::name)
+      .def_property_readonly("aliases", [](const Algorithm& self) { return strings(self.aliases); })
+      .def_property_readonly("params", specs, py::return_value_policy::reference)
+      .def_readonly("summary", &Algorithm::summary)
+      .def_readonly("source", &Algorithm::source);
+}
+
+void bind_architecture(py::module_& module) {
+  py::class_<Architecture>(module, "ArchitectureInfo")
+      .def_readonly("name", &Architecture::name)
+      .def_readonly("default_algorithm", &Architecture::default_algorithm)
+      .def_property_readonly("algorithms", [](const Architecture& self) { return strings(self.algorithms); });
+}
+
+std::vector<const Algorithm*> all_algorithms() {
+  const auto known = decode::algorithms();
+  return {known.begin(), known.end()};
+}
+
+std::vector<const Architecture*> all_architectures() {
+  std::vector<const Architecture*> out;
+  for (const Architecture& architecture : architectures()) out.push_back(&architecture);
+  return out;
+}
+
+}  // namespace
+
+void bind_registry(py::module_& module) {
+  bind_param_spec(module);
+  bind_algorithm(module);
+  bind_architecture(module);
+  module.def("algorithms", all_algorithms, py::return_value_policy::reference);
+  module.def("architectures", all_architectures, py::return_value_policy::reference);
+}
+
+}  // namespace pydllm::bind

@@ -1,0 +1,12 @@
+// The algorithms themselves, one per file of this folder. Private to decode: others go through find_algorithm().
+#pragma once
+
+#include "decode/algorithm.h"
+
+namespace pydllm::decode {
+
+extern const Algorithm kLladaSchedule;
+extern const Algorithm kConfidenceThreshold;
+extern const Algorithm kEntropyThreshold;
+
+}  // namespace pydllm::decode

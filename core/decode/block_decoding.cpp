@@ -1,0 +1,91 @@
+#include "decode/block_decoding.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/philox.h"
+
+namespace pydllm::decode {
+namespace {
+
+Remasking parse_remasking(std::string_view name) {
+  if (name == "low_confidence") return Remasking::kLowConfidence;
+  if (name == "random") return Remasking::kRandom;
+  throw InternalError(format("remasking: unknown choice ", name));
+}
+
+}  // namespace
+
+BlockWalk::BlockWalk(const DecodeRequest& request, int64_t block_length)
+    : prompt_length_(request.prompt_length),
+      max_tokens_(request.max_tokens),
+      block_length_(static_cast<int32_t>(std::min<int64_t>(block_length, request.max_tokens))) {
+  check(max_tokens_ >= 1 && block_length_ >= 1, "blocks of ", block_length, " over ", max_tokens_, " tokens");
+}
+
+int32_t BlockWalk::end_offset() const noexcept {
+  return begin_ + std::min(block_length_, max_tokens_ - begin_);
+}
+
+void BlockWalk::next_block() noexcept {
+  begin_ = end_offset();
+  step_ = 0;
+}
+
+BlockDecoding::BlockDecoding(const DecodeRequest& request, const ParamValues& values)
+    : walk_(request, values.integer("block_length")),
+      max_tokens_(request.max_tokens),
+      seed_(request.seed),
+      remasking_(parse_remasking(values.choice("remasking"))) {}
+
+void BlockDecoding::plan(const Canvas& canvas, ForwardPlan& plan) {
+  skip_finished_blocks(canvas);
+  rows_.clear();
+  // Nothing before final_end() is masked, so the scan starts there.
+  canvas.masked_positions(std::min(canvas.final_end(), walk_.end()), walk_.end(), rows_);
+  plan.query_begin = 0;
+  plan.query_end = canvas.length();
+  plan.rows = rows_;
+  plan.guided = false;
+  plan.guidance_scale = 0;
+  extend(plan);
+}
+
+void BlockDecoding::commit(std::span<const RowStats> stats, Canvas& canvas) {
+  check(stats.size() == rows_.size(), "decoding: ", stats.size(), " row statistics for ", rows_.size(), " rows");
+  rank(stats);
+  chosen_.resize(rows_.size());
+  const int32_t count = choose(ranks_, chosen_.data());
+  for (int32_t i = 0; i < count; ++i) {
+    const auto row = static_cast<size_t>(chosen_[static_cast<size_t>(i)]);
+    canvas.commit(rows_[row], stats[row].token);
+  }
+  ++forward_;
+  walk_.count_step();
+  skip_finished_blocks(canvas);
+}
+
+bool BlockDecoding::done(const Canvas& canvas) const {
+  return canvas.masked_count() == 0 && forward_ >= forwards_due(max_tokens_);
+}
+
+bool BlockDecoding::block_finished(const Canvas& canvas) const {
+  return canvas.final_end() >= walk_.end() && forward_ >= forwards_due(walk_.end_offset());
+}
+
+void BlockDecoding::skip_finished_blocks(const Canvas& canvas) {
+  while (!walk_.last() && block_finished(canvas)) walk_.next_block();
+}
+
+void BlockDecoding::rank(std::span<const RowStats> stats) {
+  ranks_.clear();
+  for (size_t i = 0; i < stats.size(); ++i) {
+    check(stats[i].finite, "decoding: non-finite logits at position ", rows_[i]);
+    const auto position = static_cast<uint32_t>(rows_[i]);
+    ranks_.push_back(remasking_ == Remasking::kLowConfidence
+                         ? score(stats[i])
+                         : open_unit(random_draw(seed_, RandomPurpose::kPosition, forward_, position, 0).v[0]));
+  }
+}
+
+}  // namespace pydllm::decode

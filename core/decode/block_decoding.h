@@ -1,0 +1,116 @@
+// What the block-wise algorithms over a full-attention canvas share: the walk over blocks, the plan of a forward, and
+// the values rows are ranked by. An algorithm adds how it ranks a row and how many it takes. Private to decode.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "decode/algorithm.h"
+#include "decode/param_values.h"
+
+namespace pydllm::decode {
+
+// What eligible positions are ranked by: the model's certainty, or a uniform draw.
+enum class Remasking : uint8_t { kLowConfidence, kRandom };
+
+// Parameters with one meaning in every block-wise algorithm.
+inline constexpr ParamSpec kBlockLengthParam = {
+    .name = "block_length",
+    .alias = "",
+    .type = ParamType::kInt,
+    .default_value = "32",
+    .minimum = 1,
+    .maximum = 1e6,
+    .help = "tokens denoised together; more than max_tokens means one block"};
+
+inline constexpr ParamSpec kMaxStepsPerBlockParam = {
+    .name = "max_steps_per_block",
+    .alias = "",
+    .type = ParamType::kInt,
+    .default_value = "block_length",
+    .minimum = 1,
+    .maximum = 1e6,
+    .help = "at this step of a block everything still masked in it is committed"};
+
+inline constexpr std::string_view kRemaskingChoices[] = {"low_confidence", "random"};
+inline constexpr ParamSpec kRemaskingParam = {
+    .name = "remasking",
+    .alias = "",
+    .type = ParamType::kChoice,
+    .default_value = "low_confidence",
+    .choices = kRemaskingChoices,
+    .help = "rank positions by what the model says, or by a uniform draw in its place"};
+
+// Blocks of `block_length` generated tokens, starting at the prompt's end; the last one is the remainder.
+class BlockWalk {
+ public:
+  BlockWalk(const DecodeRequest& request, int64_t block_length);
+
+  int32_t count() const noexcept { return (max_tokens_ - 1) / block_length_ + 1; }
+  int32_t step() const noexcept { return step_; }  // forwards done in this block
+  bool last() const noexcept { return end_offset() == max_tokens_; }
+  // Generated offsets, relative to the prompt's end.
+  int32_t begin_offset() const noexcept { return begin_; }
+  int32_t end_offset() const noexcept;
+  // Absolute positions.
+  int32_t begin() const noexcept { return prompt_length_ + begin_; }
+  int32_t end() const noexcept { return prompt_length_ + end_offset(); }
+
+  void count_step() noexcept { ++step_; }
+  void next_block() noexcept;
+  Progress progress() const noexcept { return {begin_ / block_length_, begin(), end(), step_}; }
+
+ private:
+  int32_t prompt_length_;
+  int32_t max_tokens_;
+  int32_t block_length_;
+  int32_t begin_ = 0;
+  int32_t step_ = 0;
+};
+
+// Eligible rows are the masked positions before the current block's end. commit() moves on to the next block with work;
+// progress() then shows that block with block_step 0 (after the last forward: the last block).
+class BlockDecoding : public Decoding {
+ public:
+  void plan(const Canvas& canvas, ForwardPlan& plan) final;
+  void commit(std::span<const RowStats> stats, Canvas& canvas) final;
+  bool done(const Canvas& canvas) const final;
+  Progress progress() const final { return walk_.progress(); }
+
+ protected:
+  // `values` needs block_length and remasking in its table.
+  BlockDecoding(const DecodeRequest& request, const ParamValues& values);
+
+  const BlockWalk& walk() const noexcept { return walk_; }
+
+ private:
+  // What a row is ranked by unless remasking is random.
+  virtual float score(const RowStats& row) const = 0;
+  // Row indexes to commit, written to `chosen` (room for all); returns how many.
+  virtual int32_t choose(std::span<const float> ranks, int32_t* chosen) = 0;
+  // Forwards that must have run before the block that ends at this generated offset is left.
+  virtual int64_t forwards_due(int32_t /*end_offset*/) const { return 0; }
+  // Adds what this algorithm wants of the forward beyond the eligible rows.
+  virtual void extend(ForwardPlan& /*plan*/) const {}
+
+  bool block_finished(const Canvas& canvas) const;
+  void skip_finished_blocks(const Canvas& canvas);
+  void rank(std::span<const RowStats> stats);
+
+  BlockWalk walk_;
+  int32_t max_tokens_;
+  uint64_t seed_;
+  Remasking remasking_;
+  uint32_t forward_ = 0;
+  std::vector<int32_t> rows_;  // of the last plan
+  std::vector<float> ranks_;
+  std::vector<int32_t> chosen_;
+};
+
+// Forced resolution: whether this is the last forward that a block of this algorithm may take.
+inline bool last_allowed_step(const BlockWalk& walk, int64_t max_steps) {
+  return walk.step() + int64_t{1} >= max_steps;
+}
+
+}  // namespace pydllm::decode

@@ -1,0 +1,160 @@
+#include "engine/commit.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "base/check.h"
+
+namespace pydllm::engine {
+namespace {
+
+struct Ending {
+  int32_t end = 0;  // absolute position after the last token that counts
+  FinishReason reason = FinishReason::kLength;
+  int32_t stop_token_id = -1;
+};
+
+Event event_of(const LiveRequest& live, EventKind kind) {
+  Event event;
+  event.id = live.id;
+  event.kind = kind;
+  event.time = seconds(Clock::now().time_since_epoch());
+  event.forward_passes = live.forward_passes;
+  event.denoise_steps = live.denoise_steps;
+  event.queue_seconds = live.queue_seconds;
+  event.final_offset = live.delivered;
+  return event;
+}
+
+void check_finite(const LiveRequest& live, std::span<const RowStats> stats) {
+  const bool finite = std::all_of(stats.begin(), stats.end(), [](const RowStats& row) { return row.finite; });
+  check(finite, "non-finite logits in forward pass ", live.forward_passes + 1);
+}
+
+bool contains(const std::vector<int32_t>& sorted, int32_t id) {
+  return std::binary_search(sorted.begin(), sorted.end(), id);
+}
+
+// Only what became final just now is scanned: earlier tokens were scanned before, the prompt never is.
+std::optional<Ending> stop_in(const LiveRequest& live, int32_t begin, int32_t end) {
+  for (int32_t position = begin; position < end; ++position) {
+    const int32_t token = live.canvas.tokens()[static_cast<size_t>(position)];
+    if (contains(live.request.eos_token_ids, token)) return Ending{position + 1, FinishReason::kStop, token};
+    if (contains(live.request.stop_token_ids, token)) return Ending{position + 1, FinishReason::kStopToken, token};
+  }
+  return std::nullopt;
+}
+
+std::optional<Ending> ending_of(const LiveRequest& live) {
+  const decode::Canvas& canvas = live.canvas;
+  const int32_t final_end = canvas.final_end();
+  if (const auto stop = stop_in(live, canvas.prompt_length() + live.delivered, final_end)) return stop;
+  if (live.decoding->done(canvas)) return Ending{final_end};
+  const int32_t limit = live.request.max_forward_passes;
+  if (limit == 0 || live.forward_passes < limit) return std::nullopt;
+  // A limit that only cuts idle steps of a schedule has cut nothing.
+  return Ending{final_end, canvas.masked_count() == 0 ? FinishReason::kLength : FinishReason::kStepLimit};
+}
+
+// Remembers the block that the forward worked on.
+void open_block(LiveRequest& live, const decode::Progress& progress) {
+  const int32_t prompt = live.canvas.prompt_length();
+  if (progress.block_end - prompt <= live.reported_blocks_end) return;  // an idle step of a schedule
+  auto& blocks = live.open_blocks;
+  if (blocks.empty() || blocks.back().block_index != progress.block_index) blocks.emplace_back();
+  blocks.back() = {.block_index = progress.block_index,
+                   .begin = std::max(0, progress.block_begin - prompt),
+                   .end = progress.block_end - prompt,
+                   .denoise_steps = progress.block_step + 1};
+}
+
+// Blocks that are final up to `final_end` (generated offset). When the request ended, the one it ended in is cut there.
+std::vector<BlockDone> close_blocks(LiveRequest& live, int32_t final_end, bool ended) {
+  std::vector<BlockDone> done;
+  for (BlockDone block : live.open_blocks) {
+    if (ended) block.end = std::min(block.end, final_end);
+    if (block.begin >= final_end || block.end > final_end) break;
+    done.push_back(block);
+  }
+  live.open_blocks.erase(live.open_blocks.begin(), live.open_blocks.begin() + static_cast<std::ptrdiff_t>(done.size()));
+  if (!done.empty()) live.reported_blocks_end = done.back().end;
+  return done;
+}
+
+void deliver(LiveRequest& live, int32_t final_end, bool ended, Event& event) {
+  const auto tokens = live.canvas.tokens().first(static_cast<size_t>(final_end));
+  const auto fresh = tokens.subspan(static_cast<size_t>(live.canvas.prompt_length() + live.delivered));
+  event.final_tokens.assign(fresh.begin(), fresh.end());
+  live.delivered += static_cast<int32_t>(fresh.size());
+  event.blocks = close_blocks(live, live.delivered, ended);
+}
+
+// `end` bounds the block, so that the last snapshot of a request shows exactly what is final.
+void add_snapshot(const LiveRequest& live, const decode::Progress& progress, int32_t end, Event& event) {
+  const int32_t begin = std::max(progress.block_begin, live.canvas.prompt_length());
+  event.snapshot_block = progress.block_index;
+  event.snapshot_step = progress.block_step;
+  event.snapshot_offset = begin - live.canvas.prompt_length();
+  for (int32_t position = begin; position < std::min(progress.block_end, end); ++position) {
+    event.snapshot_tokens.push_back(live.canvas.masked(position) ? -1
+                                                                 : live.canvas.tokens()[static_cast<size_t>(position)]);
+  }
+}
+
+void add_trace(LiveRequest& live, std::vector<int32_t> canvas_before, Event& event) {
+  event.canvas_before = std::move(canvas_before);
+  event.first_logits = std::exchange(live.first_logits, {});
+}
+
+bool worth_telling(const LiveRequest& live, const Event& event) {
+  return live.request.snapshots || live.request.trace || !event.final_tokens.empty() || !event.blocks.empty();
+}
+
+void finish(const Ending& ending, Event& event) {
+  event.kind = EventKind::kFinished;
+  event.finish_reason = ending.reason;
+  event.stop_token_id = ending.stop_token_id;
+}
+
+std::string one_line(std::string text) {
+  std::replace_if(text.begin(), text.end(), [](char c) { return c == '\n' || c == '\r'; }, ' ');
+  return text;
+}
+
+}  // namespace
+
+bool commit_forward(LiveRequest& live, std::span<const RowStats> stats, std::vector<Event>& events) {
+  check_finite(live, stats);
+  std::vector<int32_t> canvas_before;
+  if (live.request.trace) canvas_before.assign(live.canvas.tokens().begin(), live.canvas.tokens().end());
+  const decode::Progress progress = live.decoding->progress();
+  live.decoding->commit(stats, live.canvas);
+  ++live.forward_passes;
+  ++live.denoise_steps;
+  open_block(live, progress);
+
+  const std::optional<Ending> ending = ending_of(live);
+  Event event = event_of(live, EventKind::kStep);
+  deliver(live, ending ? ending->end : live.canvas.final_end(), ending.has_value(), event);
+  if (live.request.snapshots) add_snapshot(live, progress, ending ? ending->end : live.canvas.length(), event);
+  if (live.request.trace) add_trace(live, std::move(canvas_before), event);
+
+  const bool apart = live.request.snapshots || live.request.trace;
+  if (ending && !apart) finish(*ending, event);
+  if (ending || worth_telling(live, event)) events.push_back(std::move(event));
+  if (ending && apart) finish(*ending, events.emplace_back(event_of(live, EventKind::kFinished)));
+  return ending.has_value();
+}
+
+Event started_event(const LiveRequest& live) {
+  return event_of(live, EventKind::kStarted);
+}
+
+Event failed_event(const LiveRequest& live, FailReason reason, const std::string& message) {
+  Event event = event_of(live, EventKind::kFailed);
+  event.fail_reason = reason;
+  event.message = one_line(message);
+  return event;
+}
+
+}  // namespace pydllm::engine

@@ -1,0 +1,22 @@
+// What one forward changes in a request, and the events that tell of it.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/live_request.h"
+#include "select/row_stats.h"
+
+namespace pydllm::engine {
+
+// Decides the writes of the forward just run, finds the end of the request and appends at most two events: kStep when
+// the step brings something (final tokens, blocks, a snapshot, a trace), kFinished when the request ended. A last step
+// without snapshot or trace is told by kFinished alone. Returns whether the request ended.
+// Throws InternalError (nothing is appended) for non-finite logits and for bugs of the algorithm.
+bool commit_forward(LiveRequest& live, std::span<const RowStats> stats, std::vector<Event>& events);
+
+Event started_event(const LiveRequest& live);
+Event failed_event(const LiveRequest& live, FailReason reason, const std::string& message);
+
+}  // namespace pydllm::engine

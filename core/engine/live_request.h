@@ -1,0 +1,49 @@
+// A request between submission and its terminal event. Made by the submitting thread, then owned by the engine thread.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "cache/page_pool.h"
+#include "decode/algorithm.h"
+#include "decode/canvas.h"
+#include "engine/request.h"
+#include "tensor/tensor.h"
+
+namespace pydllm::engine {
+
+struct LiveRequest {
+  LiveRequest(Request given, decode::Canvas fresh) : request(std::move(given)), canvas(std::move(fresh)) {}
+
+  RequestId id = 0;
+  Request request;  // eos_token_ids and stop_token_ids sorted
+  Clock::time_point submitted;
+  decode::Canvas canvas;
+  std::unique_ptr<decode::Decoding> decoding;
+  decode::ForwardPlan plan;  // of the next forward
+  int32_t lanes = 1;         // sequences in a forward: 2 when guided (the second has every prompt position masked)
+
+  // From admission on.
+  bool admitted = false;
+  double queue_seconds = 0;
+  std::array<std::vector<PageId>, 2> pages;  // of each lane
+  Tensor first_logits;                       // float32 [canvas, vocab] when traced, until it is delivered
+
+  int32_t forward_passes = 0;
+  int32_t denoise_steps = 0;
+  int32_t delivered = 0;               // generated tokens in events so far
+  std::vector<BlockDone> open_blocks;  // denoised, not yet reported; `end` as planned
+  int32_t reported_blocks_end = 0;     // generated offset
+
+  int32_t plan_tokens() const { return lanes * (plan.query_end - plan.query_begin); }
+  // Whether the next forward computes logits for the whole canvas instead of the plan's rows only.
+  bool scores_everything() const { return request.trace && forward_passes == 0; }
+};
+
+inline double seconds(Clock::duration duration) {
+  return std::chrono::duration<double>(duration).count();
+}
+
+}  // namespace pydllm::engine

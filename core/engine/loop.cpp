@@ -1,0 +1,238 @@
+#include "engine/loop.h"
+
+#include <utility>
+
+#include "base/check.h"
+#include "engine/commit.h"
+#include "engine/prepare.h"
+
+namespace pydllm::engine {
+namespace {
+
+KvShape kv_shape(const ModelInfo& info, int32_t page_size) {
+  return {.layers = info.kv_layers,
+          .kv_heads = info.kv_heads,
+          .head_dim = info.head_dim,
+          .page_size = page_size,
+          .dtype = info.kv_dtype};
+}
+
+}  // namespace
+
+EngineLoop::EngineLoop(std::unique_ptr<Model> model, const EngineOptions& options, int threads, Channels& channels)
+    : options_(options),
+      channels_(channels),
+      pool_(threads),
+      model_(std::move(model)),
+      cache_(kv_shape(model_->info(), options.page_size), options.pages, Device{}),
+      pages_(options.pages),
+      scheduler_(options.max_running_requests, options.max_batched_tokens),
+      runner_(Context{.device = {}, .pool = &pool_}, *model_, cache_, options) {
+  stats_.pages_total = pages_.total();
+  channels_.board.post(stats_);
+}
+
+void EngineLoop::run() noexcept {
+  FailReason reason = FailReason::kShutdown;
+  std::string message = "the engine was stopped";
+  try {
+    while (serve_step()) {
+    }
+  } catch (const std::exception& error) {
+    // Outside any one request's work (no memory for an event): end everyone with a clear status and serve no more.
+    reason = FailReason::kInternal;
+    message = error.what();
+  }
+  channels_.inbox.close();
+  try {
+    take_commands();
+    fail_all(reason, message);
+    check_integrity();
+    publish();
+  } catch (const std::exception&) {
+    // Not even the last events could be made; closing the outbox is what is left to tell.
+  }
+  channels_.outbox.close();
+}
+
+bool EngineLoop::serve_step() {
+  take_commands();
+  if (channels_.inbox.closed()) return false;
+  expire();
+  admit();
+  run_batch();
+  if (options_.debug_checks || scheduler_.idle()) check_integrity();
+  publish();
+  return true;
+}
+
+// Something that runs needs no waiting. With nothing running the head of the queue always fits an empty pool, so the
+// engine sleeps only when it is empty; the deadline is for whatever else may come to wait.
+void EngineLoop::take_commands() {
+  auto commands =
+      scheduler_.idle() ? channels_.inbox.take_when_ready(scheduler_.next_deadline()) : channels_.inbox.take();
+  for (Command& command : commands) obey(std::move(command));
+}
+
+void EngineLoop::obey(Command command) {
+  if (command.submitted) {
+    accept(std::move(command.submitted));
+  } else {
+    cancel(command.id);
+  }
+}
+
+void EngineLoop::accept(std::unique_ptr<LiveRequest> live) {
+  const Ticket ticket{.id = live->id,
+                      .pages = static_cast<int32_t>(pages_needed(*live, options_.page_size)),
+                      .tokens = live->plan_tokens(),
+                      .deadline = live->request.deadline};
+  live_.emplace(live->id, std::move(live));
+  scheduler_.enqueue(ticket);
+}
+
+void EngineLoop::cancel(RequestId id) {
+  const auto found = live_.find(id);
+  if (found == live_.end()) return channels_.board.count_late_command();
+  fail(*found->second, FailReason::kCancelled, "the request was cancelled");
+}
+
+void EngineLoop::expire() {
+  for (const RequestId id : scheduler_.expired(Clock::now())) {
+    LiveRequest& live = *live_.at(id);
+    fail(live, FailReason::kDeadlineExceeded,
+         live.admitted ? "the deadline passed while the request was running"
+                       : "the deadline passed while the request was queued");
+  }
+}
+
+void EngineLoop::admit() {
+  while (const auto id = scheduler_.admit(pages_.available())) {
+    LiveRequest& live = *live_.at(*id);
+    try {
+      start(live);
+    } catch (const std::exception& error) {
+      fail(live, FailReason::kInternal, error.what());
+    }
+  }
+}
+
+void EngineLoop::start(LiveRequest& live) {
+  live.admitted = true;
+  --channels_.queued;
+  live.queue_seconds = seconds(Clock::now() - live.submitted);
+  const auto per_lane = static_cast<int32_t>(pages_needed(live, options_.page_size) / live.lanes);
+  for (int lane = 0; lane < live.lanes; ++lane) {
+    check(pages_.allocate(per_lane, live.pages[static_cast<size_t>(lane)]), "no pages for an admitted request");
+  }
+  if (live.request.trace) {
+    live.first_logits = Tensor::empty({live.canvas.length(), model_->info().vocab_size}, DType::kF32);
+  }
+  events_.push_back(started_event(live));
+}
+
+void EngineLoop::run_batch() {
+  std::vector<LiveRequest*> batch;
+  for (const RequestId id : scheduler_.plan()) batch.push_back(live_.at(id).get());
+  StepResult result;
+  if (batch.empty() || !forward(batch, result)) return;
+  for (size_t i = 0; i < batch.size(); ++i) commit(*batch[i], result.stats[i]);
+}
+
+// A forward that fails ends the requests it was for, and nothing else.
+bool EngineLoop::forward(std::span<LiveRequest* const> batch, StepResult& result) {
+  try {
+    result = runner_.run(batch);
+  } catch (const std::exception& error) {
+    for (LiveRequest* live : batch) fail(*live, FailReason::kInternal, error.what());
+    return false;
+  }
+  ++stats_.steps;
+  stats_.request_forwards += batch.size();
+  stats_.forward_tokens += static_cast<uint64_t>(result.tokens);
+  return true;
+}
+
+void EngineLoop::commit(LiveRequest& live, std::span<const RowStats> stats) {
+  const int32_t delivered = live.delivered;
+  try {
+    const bool ended = commit_forward(live, stats, events_);
+    stats_.final_tokens += static_cast<uint64_t>(live.delivered - delivered);
+    if (ended) return finish(live);
+    advance(live);
+  } catch (const std::exception& error) {
+    fail(live, FailReason::kInternal, error.what());
+  }
+}
+
+void EngineLoop::advance(LiveRequest& live) {
+  plan_forward(live);
+  scheduler_.set_tokens(live.id, live.plan_tokens());
+}
+
+void EngineLoop::finish(LiveRequest& live) {
+  ++stats_.requests_finished;
+  forget(live);
+}
+
+void EngineLoop::fail(LiveRequest& live, FailReason reason, const std::string& message) {
+  if (!live.admitted) live.queue_seconds = seconds(Clock::now() - live.submitted);
+  events_.push_back(failed_event(live, reason, message));
+  ++stats_.requests_failed;
+  forget(live);
+}
+
+void EngineLoop::fail_all(FailReason reason, const std::string& message) {
+  while (!live_.empty()) fail(*live_.begin()->second, reason, message);
+}
+
+// Everything a request holds goes back here, whatever ended it. Destroys `live`.
+void EngineLoop::forget(LiveRequest& live) {
+  if (!live.admitted) --channels_.queued;
+  release_pages(live);
+  scheduler_.remove(live.id);
+  live_.erase(live.id);
+}
+
+void EngineLoop::release_pages(LiveRequest& live) {
+  for (std::vector<PageId>& lane : live.pages) {
+    for (const PageId page : lane) {
+      pages_.release(page);
+      if (options_.debug_checks) cache_.poison(page);
+    }
+    lane.clear();
+  }
+}
+
+std::string EngineLoop::violated_invariant() const {
+  std::vector<std::span<const PageId>> tables;
+  int32_t running = 0;
+  for (const auto& [id, live] : live_) {
+    running += live->admitted ? 1 : 0;
+    for (const std::vector<PageId>& lane : live->pages) {
+      if (!lane.empty() && !live->admitted) return format("request ", id, " holds pages while it waits");
+      if (!lane.empty()) tables.emplace_back(lane);
+    }
+  }
+  const auto waiting = static_cast<int32_t>(live_.size()) - running;
+  if (running != scheduler_.running() || waiting != scheduler_.waiting()) {
+    return format("scheduler knows ", scheduler_.running(), " running and ", scheduler_.waiting(),
+                  " waiting requests, the engine ", running, " and ", waiting);
+  }
+  return pages_.verify(tables);
+}
+
+void EngineLoop::check_integrity() {
+  if (stats_.integrity.empty()) stats_.integrity = violated_invariant();
+}
+
+// Statistics first: who sees a terminal event must find it counted and its pages free.
+void EngineLoop::publish() {
+  stats_.running = scheduler_.running();
+  stats_.waiting = scheduler_.waiting();
+  stats_.pages_used = pages_.used();
+  channels_.board.post(stats_);
+  channels_.outbox.publish(std::exchange(events_, {}));
+}
+
+}  // namespace pydllm::engine

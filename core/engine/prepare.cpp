@@ -1,0 +1,180 @@
+#include "engine/prepare.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <utility>
+
+#include "base/check.h"
+#include "base/errors.h"
+#include "models/registry.h"
+
+namespace pydllm::engine {
+namespace {
+
+// A trace copies the first logits of the whole canvas; it is a tool for short sequences, not a way to fill memory.
+constexpr int64_t kMaxTraceBytes = int64_t{1} << 30;
+
+void expect_range(const char* field, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return;
+  throw InvalidRequest(field, format(field, " must be between ", low, " and ", high, ", got ", value));
+}
+
+void expect_at_least(const char* field, int64_t value, int64_t low) {
+  if (value < low) throw InvalidRequest(field, format(field, " must be at least ", low, ", got ", value));
+}
+
+void check_ids(const char* field, const std::vector<int32_t>& ids, int32_t vocab) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= 0 && ids[i] < vocab) continue;
+    throw InvalidRequest(field, format(field, "[", i, "] must be between 0 and ", vocab - 1, ", got ", ids[i]));
+  }
+}
+
+void sort_unique(std::vector<int32_t>& ids) {
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+}
+
+void check_prompt(const Request& request, int32_t vocab) {
+  if (request.prompt.empty()) {
+    throw InvalidRequest("prompt_token_ids", "prompt_token_ids must hold at least one id, got none");
+  }
+  check_ids("prompt_token_ids", request.prompt, vocab);
+}
+
+void check_length(const Request& request, int32_t max_model_len) {
+  expect_at_least("sampling.max_tokens", request.max_tokens, 1);
+  const int64_t given = static_cast<int64_t>(request.prompt.size()) + request.max_tokens;
+  if (given <= max_model_len) return;
+  throw InvalidRequest("sampling.max_tokens",
+                       format("prompt (", request.prompt.size(), ") + sampling.max_tokens (", request.max_tokens,
+                              ") must be at most ", max_model_len, " tokens, got ", given));
+}
+
+void check_sampling(const Request& request) {
+  // Written so that NaN fails.
+  if (!(request.temperature >= 0 && request.temperature <= 100)) {
+    throw InvalidRequest("sampling.temperature",
+                         format("sampling.temperature must be between 0 and 100, got ", request.temperature));
+  }
+  if (!(request.top_p > 0 && request.top_p <= 1)) {
+    throw InvalidRequest("sampling.top_p", format("sampling.top_p must be in (0, 1], got ", request.top_p));
+  }
+  expect_at_least("sampling.top_k", request.top_k, 0);
+  expect_at_least("diffusion.max_forward_passes", request.max_forward_passes, 0);
+}
+
+const Architecture* architecture_named(std::string_view name) {
+  for (const Architecture& architecture : architectures()) {
+    if (architecture.name == name) return &architecture;
+  }
+  return nullptr;
+}
+
+std::string joined(std::span<const std::string_view> names) {
+  std::string list;
+  for (const std::string_view name : names) list.append(list.empty() ? "" : ", ").append(name);
+  return list;
+}
+
+const decode::Algorithm& known_algorithm(std::string_view name) {
+  try {
+    return decode::find_algorithm(name);
+  } catch (const InvalidRequest& error) {
+    throw InvalidRequest("diffusion.algorithm", error.what());
+  }
+}
+
+// A model outside the registry (an embedder's own) may run every algorithm.
+const decode::Algorithm& runnable_algorithm(const Request& request, const ModelInfo& model) {
+  const decode::Algorithm& algorithm = known_algorithm(request.algorithm);
+  const Architecture* architecture = architecture_named(model.architecture);
+  if (!architecture) return algorithm;
+  check_runs_on(algorithm, architecture->name, architecture->algorithms);
+  return algorithm;
+}
+
+void check_memory(const LiveRequest& live, const ModelInfo& model, const EngineOptions& options) {
+  const int64_t pages = pages_needed(live, options.page_size);
+  if (pages > options.pages) {
+    throw InvalidRequest("sampling.max_tokens",
+                         format("prompt + sampling.max_tokens = ", live.canvas.length(), " tokens need ", pages,
+                                " K/V pages, the pool has ", options.pages));
+  }
+  const int64_t trace_bytes = int64_t{4} * live.canvas.length() * model.vocab_size;
+  if (live.request.trace && trace_bytes > kMaxTraceBytes) {
+    throw InvalidRequest(
+        "trace", format("a trace holds at most ", kMaxTraceBytes, " bytes of logits, this one needs ", trace_bytes));
+  }
+}
+
+}  // namespace
+
+void check_options(const EngineOptions& options, const ModelInfo& model, int threads) {
+  expect_at_least("vocab_size", model.vocab_size, 2);  // one id beside the mask
+  expect_range("max_model_len", options.max_model_len, 2, model.max_positions);
+  expect_at_least("max_batched_tokens", options.max_batched_tokens, 1);
+  expect_at_least("max_running_requests", options.max_running_requests, 1);
+  expect_at_least("max_waiting_requests", options.max_waiting_requests, 1);
+  expect_range("page_size", options.page_size, 1, 65536);
+  expect_at_least("pages", options.pages, 1);
+  expect_at_least("max_logit_rows", options.max_logit_rows, 2);  // a guided row needs two
+  expect_range("mask_token_id", options.mask_token_id, 0, model.vocab_size - 1);
+  expect_range("threads", threads, 0, 1024);
+}
+
+void check_runs_on(const decode::Algorithm& algorithm, std::string_view architecture,
+                   std::span<const std::string_view> valid) {
+  if (std::find(valid.begin(), valid.end(), algorithm.name) != valid.end()) return;
+  throw Unsupported("diffusion.algorithm", format("diffusion.algorithm '", algorithm.name, "' cannot run on ",
+                                                  architecture, ", expected one of: ", joined(valid)));
+}
+
+int64_t pages_needed(const LiveRequest& live, int32_t page_size) {
+  const int64_t per_lane = (static_cast<int64_t>(live.canvas.length()) + page_size - 1) / page_size;
+  return per_lane * live.lanes;
+}
+
+void plan_forward(LiveRequest& live) {
+  decode::ForwardPlan& plan = live.plan;
+  plan = {};
+  live.decoding->plan(live.canvas, plan);
+  const int32_t length = live.canvas.length();
+  check(0 <= plan.query_begin && plan.query_begin < plan.query_end && plan.query_end <= length, "forward plan covers [",
+        plan.query_begin, ", ", plan.query_end, ") of a canvas of ", length);
+  int32_t previous = plan.query_begin - 1;
+  for (const int32_t row : plan.rows) {
+    check(row > previous && row < plan.query_end, "forward plan asks for row ", row, " after ", previous);
+    previous = row;
+  }
+  const bool whole = plan.query_begin == 0 && plan.query_end == length;
+  check(whole || live.forward_passes > 0, "the first forward must cover the whole canvas");
+  check(live.forward_passes == 0 || plan.guided == (live.lanes == 2), "guidance changed during a request");
+}
+
+std::unique_ptr<LiveRequest> prepare(Request request, const ModelInfo& model, const EngineOptions& options) {
+  check_prompt(request, model.vocab_size);
+  check_length(request, options.max_model_len);
+  check_sampling(request);
+  check_ids("eos_token_ids", request.eos_token_ids, model.vocab_size);
+  check_ids("sampling.stop_token_ids", request.stop_token_ids, model.vocab_size);
+  sort_unique(request.eos_token_ids);
+  sort_unique(request.stop_token_ids);
+
+  const decode::Algorithm& algorithm = runnable_algorithm(request, model);
+  const decode::ParamMap params = decode::check_params(algorithm, request.params);
+  decode::Canvas canvas(request.prompt, request.max_tokens, options.mask_token_id);
+  auto live = std::make_unique<LiveRequest>(std::move(request), std::move(canvas));
+  live->request.params = params;
+  live->decoding = algorithm.begin({.prompt_length = live->canvas.prompt_length(),
+                                    .max_tokens = live->request.max_tokens,
+                                    .seed = live->request.seed,
+                                    .params = &live->request.params});
+  plan_forward(*live);
+  live->lanes = live->plan.guided ? 2 : 1;
+  check_memory(*live, model, options);
+  return live;
+}
+
+}  // namespace pydllm::engine

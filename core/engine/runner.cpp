@@ -1,0 +1,70 @@
+#include "engine/runner.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "ops/row_stats.h"
+
+namespace pydllm::engine {
+namespace {
+
+// The part of the chunk that belongs to the request, as whole-canvas logits (scored row = canvas position).
+void keep_first_logits(LiveRequest& live, const ScoredRange& scored, const LogitChunk& chunk, const Tensor& logits) {
+  const int32_t begin = std::max(chunk.scored_begin, scored.begin);
+  const int32_t end = std::min(chunk.scored_begin + chunk.scored_rows, scored.begin + scored.count);
+  if (begin >= end) return;
+  const Tensor from = logits.rows(begin - chunk.scored_begin, end - begin);
+  const Tensor to = live.first_logits.rows(begin - scored.begin, end - begin);
+  std::memcpy(to.raw(), from.raw(), from.nbytes());
+}
+
+std::vector<RowStats> planned_rows(const LiveRequest& live, std::span<const RowStats> scored) {
+  if (!live.scores_everything()) return {scored.begin(), scored.end()};
+  std::vector<RowStats> rows;
+  for (const int32_t position : live.plan.rows) {
+    rows.push_back(scored[static_cast<size_t>(position - live.plan.query_begin)]);
+  }
+  return rows;
+}
+
+}  // namespace
+
+Runner::Runner(const Context& context, Model& model, KvCache& cache, const EngineOptions& options)
+    : context_(context),
+      model_(model),
+      cache_(cache),
+      max_logit_rows_(options.max_logit_rows),
+      mask_token_id_(options.mask_token_id),
+      logits_(Tensor::empty({options.max_logit_rows, model.info().vocab_size}, DType::kF32, context.device)) {}
+
+void Runner::score(const Tensor& hidden, const LogitChunk& chunk, const StepPlan& plan,
+                   std::span<LiveRequest* const> batch) {
+  Tensor all = logits_.rows(0, chunk.hidden_rows);
+  model_.logits(context_, hidden.rows(chunk.hidden_begin, chunk.hidden_rows), all);
+  Tensor logits = all.rows(0, chunk.scored_rows);
+  if (chunk.guided) ops::guide(context_, logits, all.rows(chunk.scored_rows, chunk.scored_rows), chunk.guidance_scale);
+  const auto begin = static_cast<size_t>(chunk.scored_begin);
+  const auto count = static_cast<size_t>(chunk.scored_rows);
+  ops::row_stats(context_, logits, std::span(plan.sampling).subspan(begin, count), {&mask_token_id_, 1},
+                 std::span(stats_).subspan(begin, count));
+  for (size_t i = 0; i < batch.size(); ++i) {
+    if (batch[i]->scores_everything()) keep_first_logits(*batch[i], plan.scored[i], chunk, logits);
+  }
+}
+
+StepResult Runner::run(std::span<LiveRequest* const> batch) {
+  const StepPlan plan = build_step(batch, cache_.shape().page_size, max_logit_rows_);
+  const Tensor hidden = model_.forward(context_, plan.input, cache_);
+  stats_.assign(plan.sampling.size(), {});
+  for (const LogitChunk& chunk : plan.chunks) score(hidden, chunk, plan, batch);
+
+  StepResult result{.stats = {}, .tokens = plan.input.tokens.size(0)};
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const auto [begin, count] = plan.scored[i];
+    result.stats.push_back(
+        planned_rows(*batch[i], std::span(stats_).subspan(static_cast<size_t>(begin), static_cast<size_t>(count))));
+  }
+  return result;
+}
+
+}  // namespace pydllm::engine

@@ -1,0 +1,30 @@
+// Taking tensors out of a checkpoint in the form the ops want. Every function marks what it took as done, so that the
+// pages of the file leave memory while loading goes on; nothing returned points into the file.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "models/weights.h"
+#include "ops/linear.h"
+#include "tensor/context.h"
+
+namespace pydllm {
+
+// [size] as float32.
+Tensor load_vector(Weights& weights, const std::string& name, int64_t size);
+
+// [rows, columns] as `dtype`, rounding to nearest even.
+Tensor load_matrix(const Context& context, Weights& weights, const std::string& name, int64_t rows, int64_t columns,
+                   DType dtype);
+
+struct LinearPart {
+  std::string name;  // without ".weight" and ".bias"
+  int64_t out_features = 0;
+};
+// The parts stacked into one matrix [sum of out_features, in_features], with their biases when `bias`.
+ops::PackedWeight load_linear(const Context& context, Weights& weights, std::span<const LinearPart> parts,
+                              int64_t in_features, DType dtype, bool bias);
+
+}  // namespace pydllm

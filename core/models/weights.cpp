@@ -1,0 +1,75 @@
+#include "models/weights.h"
+
+#include <utility>
+
+#include "models/json_cursor.h"
+
+namespace pydllm {
+namespace {
+
+bool is_float(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16;
+}
+
+[[noreturn]] void refuse(const std::string& tensor, const std::string& what) {
+  throw InvalidCheckpoint(printable(tensor), format("tensor '", printable(tensor), "': ", what));
+}
+
+}  // namespace
+
+Weights::Weights(const std::vector<std::string>& shard_paths, LoadProgress* progress) : progress_(progress) {
+  if (shard_paths.empty()) throw InvalidCheckpoint("shards", "expected at least one safetensors file, got none");
+  uint64_t bytes = 0;
+  for (const std::string& path : shard_paths) {
+    const size_t shard = shards_.size();
+    const SafetensorsFile& file = shards_.emplace_back(path);
+    for (size_t i = 0; i < file.entries().size(); ++i) {
+      const SafetensorsEntry& entry = file.entries()[i];
+      const auto [slot, inserted] = slots_.try_emplace(entry.name, Slot{shard, i});
+      if (!inserted) refuse(entry.name, format("stands in ", shards_[slot->second.shard].name(), " and ", file.name()));
+      bytes += entry.end - entry.begin;
+    }
+  }
+  if (progress_ != nullptr) progress_->bytes_total += bytes;
+}
+
+bool Weights::contains(const std::string& name) const {
+  return slots_.contains(name);
+}
+
+Tensor Weights::take(const std::string& name, const std::vector<int64_t>& shape) {
+  const auto at = slots_.find(name);
+  if (at == slots_.end()) refuse(name, format("missing, expected shape ", shape_string(shape)));
+  Slot& slot = at->second;
+  check(!slot.taken, "tensor ", name, " was taken twice");
+  const SafetensorsFile& file = shards_[slot.shard];
+  const SafetensorsEntry& entry = file.entries()[slot.entry];
+  if (entry.shape != shape) {
+    refuse(name, format("expected shape ", shape_string(shape), ", got ", shape_string(entry.shape)));
+  }
+  if (!entry.dtype || !is_float(*entry.dtype))
+    refuse(name, format("expected F32, BF16 or F16, got ", entry.dtype_name));
+  Tensor tensor = file.tensor(entry);
+  slot.taken = true;
+  taken_elements_ += tensor.numel();
+  return tensor;
+}
+
+void Weights::done(const std::string& name) {
+  const auto at = slots_.find(name);
+  check(at != slots_.end(), "done with unknown tensor ", name);
+  const SafetensorsFile& file = shards_[at->second.shard];
+  const SafetensorsEntry& entry = file.entries()[at->second.entry];
+  file.release_pages(entry);
+  if (progress_ != nullptr) progress_->bytes_done += entry.end - entry.begin;
+}
+
+std::vector<std::string> Weights::unused() const {
+  std::vector<std::string> names;
+  for (const auto& [name, slot] : slots_) {
+    if (!slot.taken) names.push_back(name);
+  }
+  return names;
+}
+
+}  // namespace pydllm

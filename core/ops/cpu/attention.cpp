@@ -1,0 +1,136 @@
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "ops/cpu/convert.h"
+#include "ops/cpu/cpu_ops.h"
+
+namespace pydllm::ops::cpu {
+namespace {
+
+// Rows (queries x grouped heads) of a tile: enough that gathering a key tile is a small part of using it (measured at
+// head_dim 128), few enough that the tile's scores and outputs stay in the second-level cache.
+constexpr int64_t kTileRows = 128;
+
+struct AttentionCall {
+  const Tensor& q;
+  int64_t query_column;
+  int64_t query_heads;
+  const KvLayer& layer;
+  float scale;
+  Tensor& out;
+
+  int64_t kv_heads() const { return layer.keys.size(1); }
+  int64_t page_size() const { return layer.keys.size(2); }
+  int64_t head_dim() const { return layer.keys.size(3); }
+  int64_t group() const { return query_heads / kv_heads(); }
+};
+
+// Queries [begin, begin + count) of one sequence, for every key/value head.
+struct QueryTile {
+  const SequenceSpan* sequence;
+  int64_t begin;
+  int64_t count;
+};
+
+std::vector<QueryTile> split(std::span<const SequenceSpan> sequences, int64_t group) {
+  const int64_t most = std::max<int64_t>(1, kTileRows / group);
+  std::vector<QueryTile> tiles;
+  for (const SequenceSpan& sequence : sequences) {
+    const int64_t pieces = (sequence.query_length + most - 1) / most;
+    for (int64_t i = 0; i < pieces; ++i) {
+      const int64_t begin = sequence.query_length * i / pieces, end = sequence.query_length * (i + 1) / pieces;
+      tiles.push_back({&sequence, sequence.query_begin + begin, end - begin});
+    }
+  }
+  return tiles;
+}
+
+// Hands out consecutive 64-byte aligned arrays of one allocation.
+class ScratchMemory {
+ public:
+  explicit ScratchMemory(const AttentionTile& tile) {
+    AttentionScratch unused;
+    floats_ = lay_out(tile, nullptr, unused);
+    memory_.reset(new (std::align_val_t{64}) float[static_cast<size_t>(floats_)]);
+    lay_out(tile, memory_.get(), scratch_);
+  }
+  const AttentionScratch& arrays() const { return scratch_; }
+
+ private:
+  struct Free {
+    void operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); }
+  };
+
+  static int64_t lay_out(const AttentionTile& tile, float* base, AttentionScratch& out) {
+    int64_t used = 0;
+    const auto take = [&](int64_t floats) {
+      float* array = base ? base + used : nullptr;
+      used += (floats + kMaxLanes - 1) / kMaxLanes * kMaxLanes;
+      return array;
+    };
+    const int64_t rows = tile.rows(), padded = tile.padded_dim();
+    out.q = take(rows * tile.head_dim);
+    out.scores = take(rows * kKeyTile);
+    out.out = take(rows * padded);
+    out.max = take(rows);
+    out.sum = take(rows);
+    out.keys = take(tile.head_dim * kKeyTile);
+    out.values = take(kKeyTile * padded);
+    out.staging = take(4 * padded);
+    return used;
+  }
+
+  int64_t floats_ = 0;
+  std::unique_ptr<float[], Free> memory_;
+  AttentionScratch scratch_{};
+};
+
+AttentionTile describe(const AttentionCall& call, const QueryTile& queries, int64_t kv_head) {
+  const int64_t head_elements = call.page_size() * call.head_dim();
+  const int64_t head_bytes = kv_head * head_elements * static_cast<int64_t>(size_of(call.layer.keys.dtype()));
+  AttentionTile tile{};
+  tile.q_stride = call.q.size(1);
+  tile.q = call.q.data<float>() + queries.begin * tile.q_stride + call.query_column +
+           kv_head * call.group() * call.head_dim();
+  tile.queries = queries.count;
+  tile.group = call.group();
+  tile.head_dim = call.head_dim();
+  tile.scale = call.scale;
+  tile.keys = static_cast<const std::byte*>(call.layer.keys.raw()) + head_bytes;
+  tile.values = static_cast<const std::byte*>(call.layer.values.raw()) + head_bytes;
+  tile.bf16 = call.layer.keys.dtype() == DType::kBF16;
+  tile.page_stride = call.kv_heads() * head_elements;
+  tile.page_size = call.page_size();
+  tile.pages = queries.sequence->pages.data();
+  tile.kv_length = queries.sequence->kv_length;
+  return tile;
+}
+
+void run_tile(const VectorKernels& kernels, const AttentionCall& call, const QueryTile& queries, int64_t kv_head) {
+  const AttentionTile tile = describe(call, queries, kv_head);
+  const ScratchMemory scratch(tile);
+  kernels.attention(tile, scratch.arrays());
+  for (int64_t r = 0; r < tile.rows(); ++r) {
+    const int64_t token = queries.begin + r / tile.group, head = kv_head * tile.group + r % tile.group;
+    store_floats(kernels, scratch.arrays().out + r * tile.padded_dim(), tile.head_dim, call.out.dtype(), call.out.raw(),
+                 (token * call.query_heads + head) * tile.head_dim);
+  }
+}
+
+}  // namespace
+
+void attention(const Context& context, const Tensor& q, int64_t query_column, int64_t query_heads, const KvLayer& layer,
+               std::span<const SequenceSpan> sequences, float scale, Tensor& out) {
+  const AttentionCall call{q, query_column, query_heads, layer, scale, out};
+  const std::vector<QueryTile> tiles = split(sequences, call.group());
+  const VectorKernels& kernels = vector_kernels();
+  const int64_t heads = call.kv_heads();
+  context.pool->run(static_cast<int64_t>(tiles.size()) * heads, [&](int64_t task) {
+    run_tile(kernels, call, tiles[static_cast<size_t>(task / heads)], task % heads);
+  });
+}
+
+}  // namespace pydllm::ops::cpu

@@ -1,0 +1,48 @@
+#include "ops/row_stats.h"
+
+#include <cmath>
+#include <limits>
+
+#include "ops/cpu/cpu_ops.h"
+#include "ops/dispatch.h"
+
+namespace pydllm::ops {
+namespace {
+
+void expect_sampling(const RowSampling& sampling, size_t row) {
+  const auto name = [row](const char* field) { return format("sampling[", row, "].", field); };
+  check(std::isfinite(sampling.temperature) && sampling.temperature >= 0, name("temperature"),
+        ": expected a finite number >= 0, got ", sampling.temperature);
+  check(sampling.top_p > 0 && sampling.top_p <= 1, name("top_p"), ": expected 0 < top_p <= 1, got ", sampling.top_p);
+  check(sampling.top_k >= 0, name("top_k"), ": expected >= 0, got ", sampling.top_k);
+}
+
+}  // namespace
+
+void row_stats(const Context& context, const Tensor& logits, std::span<const RowSampling> sampling,
+               std::span<const int32_t> forbidden, std::span<RowStats> out) {
+  expect_runnable(context, "row_stats", {{logits, "logits"}});
+  const auto [rows, vocab] = shape_of<2>(logits, "logits");
+  expect_dtype(logits, "logits", DType::kF32);
+  check(vocab >= 1 && vocab <= std::numeric_limits<int32_t>::max(), "logits: expected 1 to 2^31 - 1 columns, got ",
+        vocab);
+  check(std::cmp_equal(sampling.size(), rows), "sampling: expected ", rows, " rows, got ", sampling.size());
+  check(std::cmp_equal(out.size(), rows), "out: expected ", rows, " rows, got ", out.size());
+  for (size_t i = 0; i < sampling.size(); ++i) expect_sampling(sampling[i], i);
+  for (const int32_t id : forbidden) {
+    check(id >= 0 && id < vocab, "forbidden: expected 0 <= id < ", vocab, ", got ", id);
+  }
+  cpu::row_stats(context, logits, sampling, forbidden, out);
+}
+
+void guide(const Context& context, Tensor& conditional, const Tensor& unconditional, float scale) {
+  expect_runnable(context, "guide", {{conditional, "conditional"}, {unconditional, "unconditional"}});
+  const auto [rows, vocab] = shape_of<2>(conditional, "conditional");
+  expect_dtype(conditional, "conditional", DType::kF32);
+  expect_dtype(unconditional, "unconditional", DType::kF32);
+  expect_shape(unconditional, "unconditional", {rows, vocab});
+  check(std::isfinite(scale), "scale: expected a finite number, got ", scale);
+  cpu::guide(context, conditional, unconditional, scale);
+}
+
+}  // namespace pydllm::ops

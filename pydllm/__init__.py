@@ -1,0 +1,30 @@
+"""Serving diffusion language models. Names load on first use: importing this package is light and touches no
+file."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydllm.llm import LLM, AsyncLLM
+    from pydllm.outputs import GenerationOutput, StreamEvent, Trace
+    from pydllm.params import DiffusionParams, SamplingParams
+
+_MODULE_OF = {
+    "AsyncLLM": "pydllm.llm",
+    "DiffusionParams": "pydllm.params",
+    "GenerationOutput": "pydllm.outputs",
+    "LLM": "pydllm.llm",
+    "SamplingParams": "pydllm.params",
+    "StreamEvent": "pydllm.outputs",
+    "Trace": "pydllm.outputs",
+}
+
+__all__ = ["LLM", "AsyncLLM", "DiffusionParams", "GenerationOutput", "SamplingParams", "StreamEvent", "Trace"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)

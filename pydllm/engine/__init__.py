@@ -1,0 +1,24 @@
+"""Running a model: options, loading, and the engine for asyncio (AsyncEngine) or threads (Engine).
+
+Token ids go in, core events come out; text is the business of pydllm.text and pydllm.llm.
+"""
+
+from pydllm.engine.aio import AsyncEngine, AsyncGeneration
+from pydllm.engine.config import EngineConfig
+from pydllm.engine.facts import ModelFacts
+from pydllm.engine.loader import LoadedModel, load
+from pydllm.engine.prepare import PreparedRequest, prepare
+from pydllm.engine.threaded import Engine, Generation
+
+__all__ = [
+    "AsyncEngine",
+    "AsyncGeneration",
+    "Engine",
+    "EngineConfig",
+    "Generation",
+    "LoadedModel",
+    "ModelFacts",
+    "PreparedRequest",
+    "load",
+    "prepare",
+]

@@ -1,0 +1,183 @@
+"""From a checkpoint to a running core engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydllm import _core
+from pydllm.checkpoint import Checkpoint, open_checkpoint, resolve
+from pydllm.engine.config import EngineConfig
+from pydllm.engine.facts import ModelFacts, find_algorithm
+from pydllm.engine.failures import load_error
+from pydllm.engine.memory import available_memory, kv_pages
+from pydllm.errors import CheckpointError, InvalidRequestError, PydllmError, UnsupportedError
+from pydllm.params import MAX_CANDIDATES, shown
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all) while the weights are packed, and once at the end."""
+
+PROGRESS_SECONDS = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A running core engine and what is known of its model. Owned by the AsyncEngine or Engine made of it."""
+
+    core: _core.Engine
+    checkpoint: Checkpoint
+    config: EngineConfig
+    facts: ModelFacts
+    info: _core.ModelInfo
+
+
+def load(
+    model: str | os.PathLike[str] | None = None,
+    config: EngineConfig | None = None,
+    *,
+    revision: str | None = None,
+    progress: Progress | None = None,
+) -> LoadedModel:
+    """Loads a checkpoint (a directory, a Hugging Face id, None for the embedded demo model) and starts its
+    engine.
+
+    Raises CheckpointError, InvalidRequestError (an option) or UnsupportedError, in one line.
+    """
+    config = config or EngineConfig()
+    checkpoint = open_checkpoint(
+        _directory(model, revision),
+        dtype=config.dtype,
+        mask_token_id=config.mask_token_id,
+        name="demo" if model is None else None,
+    )
+    facts = _facts(checkpoint, config)
+    try:
+        weights = _load_weights(checkpoint, config, progress)
+        info = weights.info
+        core = _start(weights, facts, config)
+    except _core.CoreError as error:
+        raise load_error(error) from None
+    except MemoryError:
+        raise PydllmError("not enough memory for the model and its K/V pages") from None
+    return LoadedModel(core=core, checkpoint=checkpoint, config=config, facts=facts, info=info)
+
+
+def _directory(model: str | os.PathLike[str] | None, revision: str | None) -> Path:
+    if model is None:
+        return Path(str(importlib.resources.files("pydllm") / "demo_model"))
+    name = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
+    if not isinstance(name, str):
+        raise InvalidRequestError("model", f"model: expected a directory or a Hugging Face id, got {shown(model)}")
+    return resolve(name, revision=revision)
+
+
+def _facts(checkpoint: Checkpoint, config: EngineConfig) -> ModelFacts:
+    architecture = next((known for known in _core.architectures() if known.name == checkpoint.architecture), None)
+    if architecture is None:
+        names = ", ".join(known.name for known in _core.architectures())
+        raise CheckpointError(f"config.json: architectures: expected one of {names}, got {checkpoint.architecture}")
+    default = _default_algorithm(architecture, config.algorithm)
+    defaults = checkpoint.generation_defaults
+    if config.block_length is not None:
+        defaults = dataclasses.replace(defaults, block_length=config.block_length)
+    return ModelFacts(
+        architecture=checkpoint.architecture,
+        vocab_size=checkpoint.vocab_size,
+        max_model_len=_max_model_len(checkpoint, config),
+        mask_token_id=checkpoint.mask_token_id,
+        eos_token_ids=checkpoint.eos_token_ids,
+        default_algorithm=default,
+        algorithms=(default, *(name for name in architecture.algorithms if name != default)),
+        max_candidates=min(MAX_CANDIDATES, config.max_waiting_requests),
+        defaults=defaults,
+    )
+
+
+def _default_algorithm(architecture: _core.ArchitectureInfo, wanted: str) -> str:
+    known = find_algorithm(wanted or architecture.default_algorithm)
+    names = ", ".join(architecture.algorithms)
+    if known is None:
+        raise InvalidRequestError("algorithm", f"algorithm: expected one of {names}, got {shown(wanted)}")
+    if known.name not in architecture.algorithms:
+        message = f"algorithm: {architecture.name} cannot run {shown(wanted)}, expected one of {names}"
+        raise UnsupportedError("algorithm", message)
+    return known.name
+
+
+def _max_model_len(checkpoint: Checkpoint, config: EngineConfig) -> int:
+    given, most = config.max_model_len, checkpoint.max_positions
+    if given is None:
+        return most
+    if given > most:
+        message = f"max_model_len: expected at most the model's {most} positions, got {given}"
+        raise InvalidRequestError("max_model_len", message)
+    return given
+
+
+def _load_weights(checkpoint: Checkpoint, config: EngineConfig, progress: Progress | None) -> _core.Model:
+    counter = _core.LoadProgress()
+    with _reporting(counter, progress):
+        return _core.load_model(
+            checkpoint.config,
+            checkpoint.shards,
+            threads=config.threads,
+            allow_unused=config.allow_unused_tensors,
+            progress=counter,
+        )
+
+
+class _reporting:  # noqa: N801 - used like a function
+    """Calls `progress` every tenth of a second from a thread of its own, and once more at a successful
+    end."""
+
+    def __init__(self, counter: _core.LoadProgress, progress: Progress | None) -> None:
+        self._counter = counter
+        self._progress = progress
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pydllm-load-progress", daemon=True)
+
+    def __enter__(self) -> None:
+        if self._progress is not None:
+            self._thread.start()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if self._progress is None:
+            return
+        self._done.set()
+        self._thread.join()
+        if kind is None:
+            self._report()
+
+    def _run(self) -> None:
+        while not self._done.wait(PROGRESS_SECONDS):
+            self._report()
+
+    def _report(self) -> None:
+        if self._progress is not None:
+            self._progress(self._counter.bytes_done, self._counter.bytes_total)
+
+
+def _start(weights: _core.Model, facts: ModelFacts, config: EngineConfig) -> _core.Engine:
+    pages = kv_pages(
+        config,
+        max_model_len=facts.max_model_len,
+        bytes_per_position=weights.info.kv_bytes_per_position,
+        available=available_memory(),
+    )
+    options = {
+        "max_model_len": facts.max_model_len,
+        "max_batched_tokens": config.max_batched_tokens,
+        "max_running_requests": config.max_running_requests,
+        "max_waiting_requests": config.max_waiting_requests,
+        "page_size": config.page_size,
+        "pages": pages,
+        "max_logit_rows": config.max_logit_rows,
+        "mask_token_id": facts.mask_token_id,
+        "debug_checks": config.debug_checks,
+    }
+    return _core.Engine(weights, options, threads=config.threads)

@@ -1,0 +1,156 @@
+"""From a prompt and its parameters to what the core takes: defaults filled in, names resolved, limits
+checked.
+
+A pure function apart from the random seed of a request that names none.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from pydllm.engine.facts import ModelFacts, find_algorithm
+from pydllm.errors import ContextLengthError, InvalidRequestError, UnsupportedError
+from pydllm.params import DiffusionParams, ParamScalar, SamplingParams, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydllm import _core
+
+DEFAULT_MAX_TOKENS = 256
+Scalar = TypeVar("Scalar", int, float)
+TYPED_PARAMS = ("block_length", "max_steps_per_block", "confidence_threshold", "entropy_threshold")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedRequest:
+    """One request, complete: every default is filled in."""
+
+    prompt: Sequence[int]
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    seeds: tuple[int, ...]
+    """One per candidate."""
+    eos_token_ids: tuple[int, ...]
+    stop_token_ids: tuple[int, ...]
+    stop: tuple[str, ...]
+    include_stop: bool
+    algorithm: str
+    params: dict[str, ParamScalar]
+    max_forward_passes: int
+    """0: no limit."""
+
+    def ended_by_token(self, final_tokens: Sequence[int]) -> bool:
+        """Whether the last of these tokens is the EOS or stop token that ends a candidate.
+
+        The core cuts what is final after the first such token, so only the last one can be it. Needed where
+        the tokens come before the "finished" event (snapshots, traces).
+        """
+        return bool(final_tokens) and final_tokens[-1] in (*self.eos_token_ids, *self.stop_token_ids)
+
+
+def prepare(
+    prompt_ids: Sequence[int],
+    facts: ModelFacts,
+    sampling: SamplingParams | None = None,
+    diffusion: DiffusionParams | None = None,
+) -> PreparedRequest:
+    """Fills in the defaults and checks what depends on the model.
+
+    Raises InvalidRequestError, ContextLengthError or UnsupportedError naming the proto field. The ids of the
+    prompt and the ranges of an algorithm's parameters are checked by the core when the request is submitted.
+    """
+    sampling = sampling or SamplingParams()
+    diffusion = diffusion or DiffusionParams()
+    defaults = facts.defaults
+    algorithm = resolve_algorithm(diffusion.algorithm, facts)
+    return PreparedRequest(
+        prompt=prompt_ids,
+        max_tokens=_max_tokens(prompt_ids, sampling, facts),
+        temperature=_first(sampling.temperature, defaults.temperature, 0.0),
+        top_p=_first(sampling.top_p, defaults.top_p, 1.0),
+        top_k=_first(sampling.top_k, defaults.top_k, 0),
+        seeds=_seeds(sampling, facts),
+        eos_token_ids=() if sampling.ignore_eos else facts.eos_token_ids,
+        stop_token_ids=_known_ids(sampling.stop_token_ids, facts.vocab_size),
+        stop=sampling.stop,
+        include_stop=bool(sampling.include_stop),
+        algorithm=algorithm.name,
+        params=_algorithm_params(algorithm, diffusion, facts),
+        max_forward_passes=diffusion.max_forward_passes or 0,
+    )
+
+
+def resolve_algorithm(name: str, facts: ModelFacts) -> _core.AlgorithmInfo:
+    """The algorithm of a name or alias, the model's default for ""; refuses what this model cannot run."""
+    known = find_algorithm(name or facts.default_algorithm)
+    can_run = ", ".join(facts.algorithms)
+    message = f"diffusion.algorithm: expected one of {can_run} for {facts.architecture}, got {shown(name)}"
+    if known is None:
+        raise InvalidRequestError("diffusion.algorithm", message)
+    if known.name not in facts.algorithms:
+        raise UnsupportedError("diffusion.algorithm", message)
+    return known
+
+
+def _first(given: Scalar | None, suggested: Scalar | None, default: Scalar) -> Scalar:
+    return given if given is not None else suggested if suggested is not None else default
+
+
+def _max_tokens(prompt_ids: Sequence[int], sampling: SamplingParams, facts: ModelFacts) -> int:
+    length, limit = len(prompt_ids), facts.max_model_len
+    if length == 0:
+        raise InvalidRequestError("prompt", "prompt: expected at least one token, got none")
+    if length >= limit:
+        message = f"prompt: expected fewer than {limit} tokens (the context), got {length}"
+        raise ContextLengthError("prompt", message, limit=limit, given=length)
+    if sampling.max_tokens is None:
+        return min(facts.defaults.max_new_tokens or DEFAULT_MAX_TOKENS, limit - length)
+    given = length + sampling.max_tokens
+    if given > limit:
+        message = (
+            f"sampling.max_tokens: expected prompt and max_tokens within the context of {limit} tokens, "
+            f"got {length} + {sampling.max_tokens}"
+        )
+        raise ContextLengthError("sampling.max_tokens", message, limit=limit, given=given)
+    return sampling.max_tokens
+
+
+def _seeds(sampling: SamplingParams, facts: ModelFacts) -> tuple[int, ...]:
+    if (sampling.n or 1) > facts.max_candidates:
+        message = f"sampling.n: expected at most {facts.max_candidates} (the waiting queue), got {sampling.n}"
+        raise InvalidRequestError("sampling.n", message)
+    first = int.from_bytes(os.urandom(8), "little") if sampling.seed is None else sampling.seed
+    return tuple((first + candidate) % 2**64 for candidate in range(sampling.n or 1))
+
+
+def _known_ids(ids: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:
+    for token_id in ids:
+        if token_id >= vocab_size:
+            message = f"sampling.stop_token_ids: expected ids in [0, {vocab_size - 1}], got {token_id}"
+            raise InvalidRequestError("sampling.stop_token_ids", message)
+    return ids
+
+
+def _algorithm_params(
+    algorithm: _core.AlgorithmInfo, diffusion: DiffusionParams, facts: ModelFacts
+) -> dict[str, ParamScalar]:
+    params: dict[str, ParamScalar] = {}
+    for name in TYPED_PARAMS:
+        value = getattr(diffusion, name)
+        if value is not None:
+            params[name] = value
+    for key, value in diffusion.extra.items():
+        if key in params:
+            raise InvalidRequestError(
+                f"diffusion.extra.{key}", f"diffusion.extra.{key}: diffusion.{key} is set as well"
+            )
+        params[key] = value
+    takes_blocks = any(spec.name == "block_length" for spec in algorithm.params)
+    if takes_blocks and facts.defaults.block_length is not None:
+        params.setdefault("block_length", facts.defaults.block_length)
+    return params

@@ -1,0 +1,84 @@
+"""Which fields of a request this server refuses when they are set. Every other field is honoured by convert.py;
+a test walks the descriptors and proves that no field is in neither place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydllm.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from google.protobuf.message import Message
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A field of `GenerateRequest` by path, and the values that mean the same as not setting it."""
+
+    path: str
+    is_neutral: Callable[[Any], bool]
+    why: str
+
+
+def _only(*values: object) -> Callable[[Any], bool]:
+    return lambda value: value in values
+
+
+def _never(_: object) -> bool:
+    return False
+
+
+def _empty(value: Any) -> bool:
+    return not value
+
+
+_FILTER = "this sampling filter is not available"
+_PENALTY = "penalties are not available"
+_EDITS = "no algorithm of this server revises committed tokens"
+_CACHE = "this server decodes exactly, without an approximate cache"
+
+REFUSALS = (
+    Refusal("canvas", _never, "canvas input is not available"),
+    Refusal("sampling.min_p", _only(0), _FILTER),
+    Refusal("sampling.repetition_penalty", _only(1), _PENALTY),
+    Refusal("sampling.presence_penalty", _only(0), _PENALTY),
+    Refusal("sampling.frequency_penalty", _only(0), _PENALTY),
+    Refusal("sampling.logit_bias", _empty, "logit bias is not available"),
+    Refusal("sampling.min_tokens", _only(0), "a lower bound on tokens is not available"),
+    Refusal("sampling.max_repetition_run", _only(0), "ending on repetition is not available"),
+    Refusal("diffusion.allow_edits", _only(False), _EDITS),
+    Refusal("diffusion.edit_threshold", _never, _EDITS),
+    Refusal("diffusion.cache", _only("", "none"), _CACHE),
+    Refusal("diffusion.cache_refresh_interval", _only(0), _CACHE),
+    Refusal("constraint", _never, "constrained decoding is not available"),
+    Refusal("output.logprobs", _never, "log-probabilities are not available"),
+    Refusal("priority", _only(0), "this server has no priorities"),
+    Refusal("cache_salt", _only(""), "this server has no prefix cache"),
+)
+
+
+def refuse_unsupported(request: Message) -> None:
+    """Raises UnsupportedError for the first refused field of a GenerateRequest that is set to something."""
+    for refusal in REFUSALS:
+        holder, name = _resolve(request, refusal.path)
+        if holder is not None and is_set(holder, name) and not refusal.is_neutral(getattr(holder, name)):
+            raise UnsupportedError(refusal.path, f"{refusal.path}: {refusal.why}; leave it unset")
+
+
+def is_set(message: Message, name: str) -> bool:
+    """Whether the client set the field: presence where the field has it, else a non-default value."""
+    descriptor = message.DESCRIPTOR.fields_by_name[name]
+    return message.HasField(name) if descriptor.has_presence else bool(getattr(message, name))
+
+
+def _resolve(request: Message, path: str) -> tuple[Message | None, str]:
+    *parents, name = path.split(".")
+    holder = request
+    for parent in parents:
+        if not holder.HasField(parent):
+            return None, name
+        holder = getattr(holder, parent)
+    return holder, name

@@ -1,0 +1,51 @@
+"""From a model's name to what the services share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from pydllm.engine import AsyncEngine, EngineConfig, load
+from pydllm.server.served import Served
+from pydllm.text import ChatTemplate, Tokenizer
+
+if TYPE_CHECKING:
+    from pydllm.engine.loader import Progress
+
+__all__ = ["EngineConfig", "load_served"]
+
+
+def load_served(
+    model: str | None,
+    config: EngineConfig,
+    *,
+    served_model_name: str | None = None,
+    revision: str | None = None,
+    progress: Progress | None = None,
+) -> Served:
+    """Loads weights, tokenizer and chat template; any thread. Raises CheckpointError and the options' errors."""
+    loaded = load(model, config, revision=revision, progress=progress)
+    directory = loaded.checkpoint.path
+    tokenizer = Tokenizer.load(directory)
+    stamp = Timestamp()
+    stamp.GetCurrentTime()
+    return Served(
+        name=served_model_name or _default_name(model, loaded.checkpoint.name),
+        engine=AsyncEngine(loaded),
+        tokenizer=tokenizer,
+        chat_template=ChatTemplate.load(directory, tokenizer),
+        loaded=stamp,
+        source=_default_name(model, loaded.checkpoint.name),
+        revision=revision or "",
+        longest_token=max(len(tokenizer.token_text(i) or "") for i in range(tokenizer.vocab_size)),
+    )
+
+
+def _default_name(model: str | None, name: str) -> str:
+    """A Hub id is its own name; a directory is called by its last part, so that no path leaves the server."""
+    if model is None or os.path.isdir(Path(model).expanduser()):
+        return name
+    return model

@@ -1,0 +1,124 @@
+"""What the services share: the one model that is served, once it is loaded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from pydllm.errors import ContextLengthError, ModelNotFoundError, UnsupportedError
+from pydllm.params import shown
+from pydllm.server.convert import Chat, Input
+from pydllm.server.errors import RequestIdInUseError, StartingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    from pydllm.engine import AsyncEngine
+    from pydllm.text import ChatTemplate, Tokenizer
+
+SHORT_TEXT = 2048
+"""Characters that are tokenized on the event loop; anything longer goes to a thread (about 1 ms either way)."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """The served model and what its text needs."""
+
+    name: str
+    engine: AsyncEngine
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    loaded: Timestamp
+    source: str
+    revision: str = ""
+    longest_token: int = 128
+    """Characters of the longest token: no longer text can have few enough tokens."""
+
+    @property
+    def max_context_length(self) -> int:
+        """Prompt plus generated tokens."""
+        return self.engine.facts.max_model_len
+
+    def template(self) -> ChatTemplate:
+        """The chat template; UnsupportedError when the checkpoint has none."""
+        if self.chat_template is None:
+            raise UnsupportedError("chat", "chat: this model has no chat template; send prompt or prompt_token_ids")
+        return self.chat_template
+
+    def render(self, chat: Chat) -> str:
+        """The conversation as the model's prompt."""
+        return self.template().render(
+            chat.messages,
+            add_generation_prompt=chat.add_generation_prompt,
+            tools=chat.tools,
+            template_kwargs=chat.template_kwargs,
+        )
+
+
+class Backend:
+    """Holds the served model from the end of loading on, and the ids of requests in flight."""
+
+    def __init__(self) -> None:
+        self.served: Served | None = None
+        self._ids: set[str] = set()
+
+    def model(self, name: str) -> Served:
+        """The model of this name ("" is the default); ModelNotFoundError for any other."""
+        if self.served is None:
+            raise StartingError("the server is still loading the model")
+        if name not in ("", self.served.name):
+            raise ModelNotFoundError(f"model: expected {shown(self.served.name)} or nothing, got {shown(name)}")
+        return self.served
+
+    @contextlib.contextmanager
+    def in_flight(self, request_id: str) -> Iterator[None]:
+        """Reserves a request's id while it runs; RequestIdInUseError when it is taken."""
+        if request_id in self._ids:
+            raise RequestIdInUseError(f"request_id: {shown(request_id)} is in flight already")
+        self._ids.add(request_id)
+        try:
+            yield
+        finally:
+            self._ids.discard(request_id)
+
+
+async def off_loop(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Runs a text function; in a thread when its input has more than SHORT_TEXT characters or ids."""
+    if size <= SHORT_TEXT:
+        return function(*args, **kwargs)
+    return await asyncio.to_thread(functools.partial(function, *args, **kwargs))
+
+
+def chat_size(chat: Chat) -> int:
+    """Characters of a conversation, roughly."""
+    return sum(len(str(value)) for message in chat.messages for value in message.values()) + len(str(chat.tools or ""))
+
+
+def _require_possible_length(served: Served, text: str, field: str) -> None:
+    """Refuses what cannot fit the context whatever its tokens are, before they are made."""
+    limit = served.max_context_length * served.longest_token
+    if len(text) > limit:
+        message = f"{field}: expected at most {limit} characters (the context times the longest token), got {len(text)}"
+        raise ContextLengthError(field, message, limit=limit, given=len(text))
+
+
+async def encode_prompt(served: Served, prompt: Input) -> tuple[list[int], str | None]:
+    """Token ids of a prompt, and its text where the client gave it as text."""
+    if isinstance(prompt, str):
+        _require_possible_length(served, prompt, "prompt")
+        ids = await off_loop(len(prompt), served.tokenizer.encode, prompt, add_special_tokens=True, field="prompt")
+        return ids, prompt
+    if isinstance(prompt, Chat):
+        text = await off_loop(chat_size(prompt), served.render, prompt)
+        _require_possible_length(served, text, "chat")
+        ids = await off_loop(len(text), served.tokenizer.encode, text, add_special_tokens=False, field="chat")
+        return ids, None
+    return list(prompt), None

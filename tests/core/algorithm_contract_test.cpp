@@ -1,0 +1,255 @@
+// The contract of every registered algorithm, on thousands of random traces: it ends, it progresses, it writes only
+// where it may, and it says truly where it stands.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "base/errors.h"
+#include "decode/algorithm.h"
+#include "decode_driver.h"
+
+namespace pydllm::decode {
+namespace {
+
+constexpr int32_t kVocab = 7;
+constexpr int32_t kMask = 7;
+
+struct Case {
+  DriverRequest request;
+  ParamMap params;
+  int64_t block_length = 0;
+  uint64_t levels = 1;
+  uint64_t seed = 0;
+};
+
+// A value in range; small ones for integers, so that caps and schedules bite.
+ParamValue random_value(const ParamSpec& spec, uint64_t bits, int32_t max_tokens) {
+  switch (spec.type) {
+    case ParamType::kBool:
+      return bits % 2 == 0;
+    case ParamType::kInt:
+      return std::min(static_cast<int64_t>(spec.maximum),
+                      static_cast<int64_t>(spec.minimum) +
+                          static_cast<int64_t>(bits % (2 * static_cast<uint64_t>(max_tokens) + 2)));
+    case ParamType::kFloat:
+      return spec.minimum + std::min(1.5, spec.maximum - spec.minimum) * static_cast<double>(bits % 13) / 12;
+    case ParamType::kChoice:
+      return std::string(spec.choices[bits % spec.choices.size()]);
+  }
+  throw InternalError("unknown parameter type");
+}
+
+Case random_case(const Algorithm& algorithm, int32_t max_tokens, int64_t block_length, uint64_t seed) {
+  Case out;
+  out.seed = seed;
+  out.block_length = block_length;
+  out.levels = 1 + mixed(seed, 1) % 12;
+  // The prompt holds mask ids: they are data.
+  out.request = {.prompt = std::vector<int32_t>(mixed(seed, 2) % 5, kMask),
+                 .max_tokens = max_tokens,
+                 .mask_id = kMask,
+                 .seed = seed};
+  for (size_t i = 0; i < algorithm.params.size(); ++i) {
+    const ParamSpec& spec = algorithm.params[i];
+    const uint64_t bits = mixed(seed, 3, i);
+    const bool by_alias = !spec.alias.empty() && bits % 3 == 0;
+    const std::string name(by_alias ? spec.alias : spec.name);
+    if (spec.name == "block_length") {
+      out.params.emplace_back(name, block_length);
+    } else if (bits % 5 < 3) {
+      out.params.emplace_back(name, random_value(spec, bits >> 8, max_tokens));
+    }
+  }
+  return out;
+}
+
+int64_t given(const Driver& driver, std::string_view name, int64_t fallback) {
+  for (const auto& [key, value] : driver.params) {
+    if (key == name) return std::get<int64_t>(value);
+  }
+  return fallback;
+}
+
+// The expectations about where a request stands, from the request alone.
+struct Blocks {
+  int32_t prompt;
+  int32_t max_tokens;
+  int32_t length;  // of a full block
+
+  explicit Blocks(const Case& c)
+      : prompt(static_cast<int32_t>(c.request.prompt.size())),
+        max_tokens(c.request.max_tokens),
+        length(static_cast<int32_t>(std::min<int64_t>(c.block_length, c.request.max_tokens))) {}
+  int32_t count() const { return static_cast<int32_t>(std::ceil(double(max_tokens) / double(length))); }
+  int32_t begin(int32_t block) const { return prompt + block * length; }
+  int32_t end(int32_t block) const { return prompt + std::min(max_tokens, (block + 1) * length); }
+};
+
+void expect_plan_is_legal(const Driver& driver, const Blocks& blocks, const Progress& progress) {
+  const ForwardPlan& plan = driver.plan;
+  EXPECT_EQ(plan.query_begin, 0);
+  EXPECT_EQ(plan.query_end, driver.canvas.length());
+  EXPECT_TRUE(std::ranges::is_sorted(plan.rows, std::less_equal<>())) << "ascending, no duplicates";
+  for (const int32_t row : plan.rows) {
+    EXPECT_GE(row, blocks.prompt);
+    EXPECT_LT(row, progress.block_end);
+    EXPECT_TRUE(driver.canvas.masked(row));
+  }
+}
+
+void expect_progress_is_true(const Progress& progress, const Blocks& blocks, int32_t block_step) {
+  EXPECT_EQ(progress.block_begin, blocks.begin(progress.block_index));
+  EXPECT_EQ(progress.block_end, blocks.end(progress.block_index));
+  EXPECT_EQ(progress.block_step, block_step);
+}
+
+// Only rows of the plan changed, from masked to the statistics' token. Returns how many.
+int32_t expect_writes_are_legal(const Driver& driver, const std::vector<int32_t>& before, const StatsOf& stats) {
+  const std::vector<int32_t> after = visible(driver.canvas);
+  int32_t written = 0;
+  for (size_t i = 0; i < after.size(); ++i) {
+    if (after[i] == before[i]) continue;
+    const auto position = static_cast<int32_t>(i);
+    ++written;
+    EXPECT_EQ(before[i], -1) << "position " << i << " was already decided";
+    EXPECT_TRUE(std::ranges::binary_search(driver.plan.rows, position));
+    EXPECT_EQ(after[i], stats(position, driver.forwards - 1).token);
+    EXPECT_NE(after[i], kMask);
+  }
+  return written;
+}
+
+struct Outcome {
+  std::map<int32_t, int32_t> forwards_in_block;
+  int32_t idle_forwards = 0;  // committed nothing
+};
+
+Outcome run_and_check(Driver& driver, const Case& c) {
+  const Blocks blocks(c);
+  const StatsOf stats = random_stats(c.seed, c.levels, kVocab);
+  Outcome outcome;
+  // steps is at most 2 * max_tokens + 2 in these cases, caps are at most one forward per token.
+  const int32_t limit = 2 * c.request.max_tokens + 3;
+  while (!driver.done() && driver.forwards < limit) {
+    const std::vector<int32_t> before = visible(driver.canvas);
+    const int32_t final_before = driver.canvas.final_end();
+    driver.decoding->plan(driver.canvas, driver.plan);
+    const Progress progress = driver.decoding->progress();
+    expect_plan_is_legal(driver, blocks, progress);
+    expect_progress_is_true(progress, blocks, outcome.forwards_in_block[progress.block_index]);
+    ++outcome.forwards_in_block[progress.block_index];
+
+    driver.step(stats);
+    outcome.idle_forwards += expect_writes_are_legal(driver, before, stats) == 0;
+    EXPECT_GE(driver.canvas.final_end(), final_before);
+    EXPECT_GE(driver.decoding->progress().block_index, progress.block_index);
+    EXPECT_GE(driver.canvas.final_end(), driver.decoding->progress().block_begin) << "earlier blocks are final";
+  }
+  EXPECT_TRUE(driver.done()) << "still running after " << limit << " forwards";
+  EXPECT_EQ(driver.canvas.masked_count(), 0);
+  EXPECT_EQ(driver.canvas.final_end(), driver.canvas.length());
+  EXPECT_EQ(driver.decoding->progress().block_index, blocks.count() - 1);
+  return outcome;
+}
+
+void expect_schedule_is_exact(const Driver& driver, const Case& c, const Outcome& outcome) {
+  const Blocks blocks(c);
+  const int64_t steps = given(driver, "steps", c.request.max_tokens);
+  EXPECT_EQ(driver.forwards, steps);
+  for (int32_t b = 0; b < blocks.count(); ++b) {
+    const auto share = [&](int32_t end) {
+      return std::floor(double(steps) * (end - blocks.prompt) / c.request.max_tokens);
+    };
+    EXPECT_EQ(outcome.forwards_in_block.at(b), share(blocks.end(b)) - share(blocks.begin(b)));
+  }
+}
+
+void expect_threshold_rule_progresses(const Driver& driver, const Case& c, const Outcome& outcome) {
+  const Blocks blocks(c);
+  EXPECT_EQ(outcome.idle_forwards, 0) << "every forward commits at least one position";
+  for (int32_t b = 0; b < blocks.count(); ++b) {
+    const int64_t cap =
+        std::min<int64_t>(blocks.end(b) - blocks.begin(b), given(driver, "max_steps_per_block", 1 << 20));
+    EXPECT_LE(outcome.forwards_in_block.at(b), cap);
+  }
+}
+
+bool too_few_steps(const Case& c) {
+  for (const auto& [name, value] : c.params) {
+    if (name == "steps") return std::get<int64_t>(value) < Blocks(c).count();
+  }
+  return false;
+}
+
+// Every remainder of max_tokens modulo the block length, blocks longer than the request included.
+template <class Body>
+void for_random_cases(const Algorithm& algorithm, Body body) {
+  for (int64_t block_length = 1; block_length <= 9; ++block_length) {
+    for (int32_t max_tokens = 1; max_tokens <= 28; ++max_tokens) {
+      for (uint64_t variant = 0; variant < 6; ++variant) {
+        const uint64_t seed = mixed(static_cast<uint64_t>(block_length), static_cast<uint64_t>(max_tokens), variant);
+        body(random_case(algorithm, max_tokens, block_length, seed));
+        if (::testing::Test::HasFailure()) return;
+      }
+    }
+  }
+}
+
+class EveryAlgorithm : public ::testing::TestWithParam<const Algorithm*> {};
+
+TEST_P(EveryAlgorithm, EndsProgressesAndWritesOnlyWhereItMay) {
+  const Algorithm& algorithm = *GetParam();
+  int traces = 0;
+  for_random_cases(algorithm, [&](const Case& c) {
+    if (too_few_steps(c)) {
+      EXPECT_THROW(Driver(c.request, algorithm.name, c.params), InvalidRequest);
+      return;
+    }
+    SCOPED_TRACE(::testing::Message() << "block_length " << c.block_length << ", max_tokens " << c.request.max_tokens
+                                      << ", seed " << c.seed);
+    Driver driver(c.request, algorithm.name, c.params);
+    const Outcome outcome = run_and_check(driver, c);
+    if (algorithm.name == "llada_schedule") {
+      expect_schedule_is_exact(driver, c, outcome);
+    } else {
+      expect_threshold_rule_progresses(driver, c, outcome);
+    }
+    ++traces;
+  });
+  EXPECT_GT(traces, 1000);
+}
+
+// Interleaved requests of one algorithm do what they do alone.
+TEST_P(EveryAlgorithm, RequestsShareNoState) {
+  const Algorithm& algorithm = *GetParam();
+  std::vector<Case> cases;
+  for (uint64_t i = 0; i < 8; ++i) {
+    cases.push_back(random_case(algorithm, 9 + static_cast<int32_t>(i), 4, 100 + i));
+    std::erase_if(cases.back().params, [](const auto& param) { return param.first == "steps"; });
+  }
+  std::vector<std::vector<std::vector<int32_t>>> alone;
+  std::vector<Driver> together;
+  for (const Case& c : cases) {
+    Driver driver(c.request, algorithm.name, c.params);
+    alone.push_back(canvases(driver, random_stats(c.seed, c.levels, kVocab)));
+    together.emplace_back(c.request, algorithm.name, c.params);
+  }
+  for (size_t step = 0, running = cases.size(); running > 0; ++step) {
+    running = 0;
+    for (size_t i = 0; i < cases.size(); ++i) {
+      if (together[i].done()) continue;
+      EXPECT_EQ(visible(together[i].canvas), alone[i].at(step));
+      together[i].step(random_stats(cases[i].seed, cases[i].levels, kVocab));
+      ++running;
+    }
+  }
+  for (size_t i = 0; i < cases.size(); ++i) EXPECT_EQ(visible(together[i].canvas), alone[i].back());
+}
+
+INSTANTIATE_TEST_SUITE_P(Registry, EveryAlgorithm, ::testing::ValuesIn(algorithms().begin(), algorithms().end()),
+                         [](const auto& tested) { return std::string(tested.param->name); });
+
+}  // namespace
+}  // namespace pydllm::decode

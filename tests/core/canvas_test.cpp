@@ -1,0 +1,119 @@
+// The canvas: masks by position, never by id.
+#include "decode/canvas.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+
+#include "base/errors.h"
+
+namespace pydllm::decode {
+namespace {
+
+constexpr int32_t kMask = 9;
+
+std::vector<int32_t> masked_in(const Canvas& canvas, int32_t begin, int32_t end) {
+  std::vector<int32_t> out;
+  canvas.masked_positions(begin, end, out);
+  return out;
+}
+
+TEST(Canvas, StartsAsPromptAndMasks) {
+  const std::vector<int32_t> prompt = {4, 5};
+  const Canvas canvas(prompt, 3, kMask);
+  EXPECT_EQ(std::vector<int32_t>(canvas.tokens().begin(), canvas.tokens().end()),
+            (std::vector<int32_t>{4, 5, 9, 9, 9}));
+  EXPECT_EQ(canvas.length(), 5);
+  EXPECT_EQ(canvas.prompt_length(), 2);
+  EXPECT_EQ(canvas.mask_token_id(), kMask);
+  EXPECT_EQ(canvas.masked_count(), 3);
+  EXPECT_EQ(canvas.final_end(), 2);
+  EXPECT_EQ(masked_in(canvas, 0, 5), (std::vector<int32_t>{2, 3, 4}));
+}
+
+TEST(Canvas, MaskIdInThePromptIsData) {
+  const std::vector<int32_t> prompt = {kMask, 1, kMask};
+  Canvas canvas(prompt, 1, kMask);
+  EXPECT_FALSE(canvas.masked(0));
+  EXPECT_FALSE(canvas.masked(2));
+  EXPECT_EQ(canvas.masked_count(0, 3), 0);
+  EXPECT_THROW(canvas.commit(0, 1), InternalError);
+  EXPECT_EQ(canvas.final_end(), 3);
+}
+
+TEST(Canvas, FinalEndIsTheLongestPrefixWithoutMasks) {
+  const std::vector<int32_t> prompt = {1};
+  Canvas canvas(prompt, 4, kMask);
+  canvas.commit(3, 2);
+  EXPECT_EQ(canvas.final_end(), 1);
+  canvas.commit(1, 2);
+  EXPECT_EQ(canvas.final_end(), 2);
+  canvas.commit(2, 2);
+  EXPECT_EQ(canvas.final_end(), 4);
+  EXPECT_EQ(masked_in(canvas, 0, 5), (std::vector<int32_t>{4}));
+  canvas.commit(4, 2);
+  EXPECT_EQ(canvas.final_end(), 5);
+  EXPECT_EQ(canvas.masked_count(), 0);
+}
+
+TEST(Canvas, RefusesWhatIsNotAnOpenPositionOrAToken) {
+  const std::vector<int32_t> prompt = {1};
+  Canvas canvas(prompt, 2, kMask);
+  EXPECT_THROW(canvas.commit(1, kMask), InternalError);
+  EXPECT_THROW(canvas.commit(1, -1), InternalError);
+  EXPECT_THROW(canvas.commit(-1, 2), InternalError);
+  EXPECT_THROW(canvas.commit(3, 2), InternalError);
+  EXPECT_EQ(canvas.masked_count(), 2) << "a refused commit writes nothing";
+  canvas.commit(1, 2);
+  EXPECT_THROW(canvas.commit(1, 3), InternalError);
+  EXPECT_EQ(canvas.tokens()[1], 2);
+}
+
+TEST(Canvas, RangesAreChecked) {
+  const std::vector<int32_t> prompt = {1};
+  const Canvas canvas(prompt, 2, kMask);
+  EXPECT_EQ(canvas.masked_count(3, 3), 0);
+  EXPECT_EQ(canvas.masked_count(2, 3), 1);
+  EXPECT_THROW(canvas.masked_count(-1, 2), InternalError);
+  EXPECT_THROW(canvas.masked_count(0, 4), InternalError);
+  EXPECT_THROW(canvas.masked_count(2, 1), InternalError);
+  EXPECT_THROW(masked_in(canvas, 0, 4), InternalError);
+}
+
+TEST(Canvas, PositionsAreAppended) {
+  const std::vector<int32_t> prompt = {1};
+  const Canvas canvas(prompt, 2, kMask);
+  std::vector<int32_t> out = {77};
+  canvas.masked_positions(0, 3, out);
+  EXPECT_EQ(out, (std::vector<int32_t>{77, 1, 2}));
+}
+
+TEST(Canvas, RefusesLengthsThatCannotBe) {
+  const std::vector<int32_t> prompt = {1, 2};
+  EXPECT_THROW(Canvas(prompt, -1, kMask), InternalError);
+  EXPECT_THROW(Canvas(prompt, 2147483646, kMask), InternalError);
+  EXPECT_EQ(Canvas(prompt, 0, kMask).final_end(), 2);
+  EXPECT_EQ(Canvas({}, 2, kMask).final_end(), 0);
+}
+
+TEST(Canvas, CountsStayTrueInRandomOrders) {
+  std::mt19937 random(3);
+  const std::vector<int32_t> prompt = {1, kMask, 2};
+  for (int trial = 0; trial < 200; ++trial) {
+    Canvas canvas(prompt, 1 + static_cast<int32_t>(random() % 40), kMask);
+    std::vector<int32_t> open = masked_in(canvas, 0, canvas.length());
+    std::shuffle(open.begin(), open.end(), random);
+    while (!open.empty()) {
+      canvas.commit(open.back(), 5);
+      open.pop_back();
+      EXPECT_EQ(canvas.masked_count(), static_cast<int32_t>(open.size()));
+      EXPECT_EQ(canvas.masked_count(0, canvas.length()), canvas.masked_count());
+      const auto first_open = std::ranges::min_element(open);
+      EXPECT_EQ(canvas.final_end(), first_open == open.end() ? canvas.length() : *first_open);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace pydllm::decode

@@ -1,0 +1,90 @@
+// Runs a decoding algorithm without a model: row statistics come from a function of position and forward.
+#pragma once
+
+#include <functional>
+#include <string_view>
+#include <vector>
+
+#include "decode/algorithm.h"
+
+namespace pydllm::decode {
+
+struct DriverRequest {
+  std::vector<int32_t> prompt = {0};
+  int32_t max_tokens = 4;
+  int32_t mask_id = 3;
+  uint64_t seed = 0;
+};
+
+using StatsOf = std::function<RowStats(int32_t position, int32_t forward)>;
+
+// Canvases with masked positions as -1.
+inline std::vector<int32_t> visible(const Canvas& canvas) {
+  std::vector<int32_t> out(canvas.tokens().begin(), canvas.tokens().end());
+  for (int32_t i = 0; i < canvas.length(); ++i) {
+    if (canvas.masked(i)) out[static_cast<size_t>(i)] = -1;
+  }
+  return out;
+}
+
+// One request with its canvas and decoding state.
+struct Driver {
+  Driver(const DriverRequest& request, std::string_view algorithm_name, const ParamMap& given)
+      : algorithm(find_algorithm(algorithm_name)),
+        params(check_params(algorithm, given)),
+        canvas(request.prompt, request.max_tokens, request.mask_id),
+        decoding(algorithm.begin({.prompt_length = static_cast<int32_t>(request.prompt.size()),
+                                  .max_tokens = request.max_tokens,
+                                  .seed = request.seed,
+                                  .params = &params})) {}
+
+  bool done() const { return decoding->done(canvas); }
+
+  void step(const StatsOf& stats_of) {
+    decoding->plan(canvas, plan);
+    std::vector<RowStats> stats;
+    for (const int32_t position : plan.rows) stats.push_back(stats_of(position, forwards));
+    decoding->commit(stats, canvas);
+    ++forwards;
+  }
+
+  const Algorithm& algorithm;
+  ParamMap params;
+  Canvas canvas;
+  std::unique_ptr<Decoding> decoding;
+  ForwardPlan plan;
+  int32_t forwards = 0;
+};
+
+// Every canvas before a forward, and the final one. Stops after `limit` forwards.
+inline std::vector<std::vector<int32_t>> canvases(Driver& driver, const StatsOf& stats_of, int32_t limit = 10000) {
+  std::vector<std::vector<int32_t>> out = {visible(driver.canvas)};
+  while (!driver.done() && driver.forwards < limit) {
+    driver.step(stats_of);
+    out.push_back(visible(driver.canvas));
+  }
+  return out;
+}
+
+// splitmix64: random-looking, reproducible numbers from a few coordinates.
+inline uint64_t mixed(uint64_t a, uint64_t b, uint64_t c = 0) {
+  uint64_t z = a * 0x9E3779B97F4A7C15u + b * 0xD1B54A32D192ED03u + c * 0x8CB92BA72F3D8DD7u + 0x2545F4914F6CDD1Du;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+  return z ^ (z >> 31);
+}
+
+// Random statistics on `levels` distinct values, so that ties are frequent when there are few. Ids below `vocab`.
+inline StatsOf random_stats(uint64_t seed, uint64_t levels, int32_t vocab) {
+  return [=](int32_t position, int32_t forward) {
+    const uint64_t bits = mixed(seed, static_cast<uint64_t>(position), static_cast<uint64_t>(forward));
+    RowStats stats;
+    stats.token = static_cast<int32_t>(bits % static_cast<uint64_t>(vocab));
+    stats.confidence = static_cast<float>((bits >> 20) % levels + 1) / static_cast<float>(levels + 1);
+    stats.entropy = 2.f * static_cast<float>((bits >> 40) % levels) / static_cast<float>(levels);
+    stats.finite = true;
+    return stats;
+  };
+}
+
+}  // namespace pydllm::decode

@@ -1,0 +1,141 @@
+// What the engine refuses, and by which name.
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+
+#include "base/errors.h"
+#include "engine/prepare.h"
+#include "engine_harness.h"
+
+namespace pydllm::engine {
+namespace {
+
+std::string refused_field(Client& client, const Request& request) {
+  try {
+    client.submit(request);
+  } catch (const Error& error) {
+    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
+    return error.field();
+  }
+  return "accepted";
+}
+
+TEST(EngineValidation, RefusesEveryBadFieldByName) {
+  EngineOptions options = fake_options();
+  options.pages = 12;
+  Client client(fake::Behaviour{}, options);
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float infinity = std::numeric_limits<float>::infinity();
+  struct Case {
+    std::string field;
+    std::function<void(Request&)> spoil;
+  };
+  const std::vector<Case> cases = {
+      {"prompt_token_ids", [](Request& r) { r.prompt.clear(); }},
+      {"prompt_token_ids", [](Request& r) { r.prompt = {1, 61}; }},
+      {"prompt_token_ids", [](Request& r) { r.prompt = {-1}; }},
+      {"sampling.max_tokens", [](Request& r) { r.max_tokens = 0; }},
+      {"sampling.max_tokens", [](Request& r) { r.max_tokens = -5; }},
+      {"sampling.max_tokens", [](Request& r) { r.max_tokens = 128; }},
+      {"sampling.max_tokens", [](Request& r) { r.max_tokens = std::numeric_limits<int32_t>::max(); }},
+      {"sampling.max_tokens", [](Request& r) { r.prompt.resize(200, 1); }},
+      {"sampling.max_tokens", [](Request& r) { r.max_tokens = 96; }},  // 97 tokens, 96 in all pages
+      {"sampling.temperature", [nan](Request& r) { r.temperature = nan; }},
+      {"sampling.temperature", [infinity](Request& r) { r.temperature = infinity; }},
+      {"sampling.temperature", [](Request& r) { r.temperature = -0.1f; }},
+      {"sampling.temperature", [](Request& r) { r.temperature = 100.5f; }},
+      {"sampling.top_p", [](Request& r) { r.top_p = 0; }},
+      {"sampling.top_p", [](Request& r) { r.top_p = 1.01f; }},
+      {"sampling.top_p", [nan](Request& r) { r.top_p = nan; }},
+      {"sampling.top_k", [](Request& r) { r.top_k = -1; }},
+      {"sampling.stop_token_ids", [](Request& r) { r.stop_token_ids = {3, 61}; }},
+      {"eos_token_ids", [](Request& r) { r.eos_token_ids = {-1}; }},
+      {"diffusion.max_forward_passes", [](Request& r) { r.max_forward_passes = -1; }},
+      {"diffusion.algorithm", [](Request& r) { r.algorithm = "no_such"; }},
+      {"diffusion.algorithm", [](Request& r) { r.algorithm = ""; }},
+      {"diffusion.block_length", [](Request& r) { r.params = {{"block_length", int64_t{0}}}; }},
+      {"diffusion.entropy_threshold", [](Request& r) { r.params = {{"entropy_threshold", 0.5}}; }},
+  };
+  for (const Case& bad : cases) {
+    Request request = ask({1}, 4);
+    bad.spoil(request);
+    EXPECT_EQ(refused_field(client, request), bad.field);
+  }
+  Request guided = ask({1}, 50, "llada_schedule", {{"cfg_scale", 1.0}});  // 7 pages, twice
+  EXPECT_EQ(refused_field(client, guided), "sampling.max_tokens");
+  EXPECT_TRUE(client.run(ask({1}, 95)).finished_with(FinishReason::kLength)) << "the limit itself fits";
+  guided.max_tokens = 47;
+  EXPECT_TRUE(client.run(guided).finished_with(FinishReason::kLength)) << "the limit itself fits";
+}
+
+TEST(EngineValidation, TheLengthErrorStatesTheLimitAndWhatWasGiven) {
+  Client client;
+  try {
+    client.submit(ask(std::vector<int32_t>(100, 1), 29));
+    FAIL() << "accepted";
+  } catch (const InvalidRequest& error) {
+    EXPECT_STREQ(error.what(), "prompt (100) + sampling.max_tokens (29) must be at most 128 tokens, got 129");
+  }
+  EXPECT_TRUE(client.run(ask(std::vector<int32_t>(100, 1), 28)).finished_with(FinishReason::kLength));
+}
+
+TEST(EngineValidation, AnAlgorithmTheArchitectureCannotRunIsUnsupportedAndTheListIsGiven) {
+  const std::vector<std::string_view> valid = {"llada_schedule", "entropy_threshold"};
+  EXPECT_NO_THROW(check_runs_on(decode::find_algorithm("llada_schedule"), "SomeLM", valid));
+  try {
+    check_runs_on(decode::find_algorithm("fast_dllm"), "SomeLM", valid);
+    FAIL() << "accepted";
+  } catch (const Unsupported& error) {
+    EXPECT_EQ(error.field(), "diffusion.algorithm");
+    EXPECT_STREQ(error.what(),
+                 "diffusion.algorithm 'confidence_threshold' cannot run on SomeLM, expected one of: llada_schedule, "
+                 "entropy_threshold");
+  }
+}
+
+TEST(EngineValidation, ATraceLargerThanItsBoundIsRefused) {
+  fake::Behaviour behaviour;
+  behaviour.vocab = 4'000'000;
+  EngineOptions options = fake_options();
+  options.max_logit_rows = 2;
+  Client client(behaviour, options);
+  Request request = ask({1}, 99);
+  request.trace = true;
+  EXPECT_EQ(refused_field(client, request), "trace");
+}
+
+TEST(EngineValidation, RefusesBadOptionsByName) {
+  struct Case {
+    std::string field;
+    std::function<void(EngineOptions&)> spoil;
+  };
+  const std::vector<Case> cases = {
+      {"max_model_len", [](EngineOptions& o) { o.max_model_len = 513; }},
+      {"max_model_len", [](EngineOptions& o) { o.max_model_len = 1; }},
+      {"max_batched_tokens", [](EngineOptions& o) { o.max_batched_tokens = 0; }},
+      {"max_running_requests", [](EngineOptions& o) { o.max_running_requests = 0; }},
+      {"max_waiting_requests", [](EngineOptions& o) { o.max_waiting_requests = 0; }},
+      {"page_size", [](EngineOptions& o) { o.page_size = 0; }},
+      {"page_size", [](EngineOptions& o) { o.page_size = 65537; }},
+      {"pages", [](EngineOptions& o) { o.pages = 0; }},
+      {"max_logit_rows", [](EngineOptions& o) { o.max_logit_rows = 1; }},
+      {"mask_token_id", [](EngineOptions& o) { o.mask_token_id = 61; }},
+      {"mask_token_id", [](EngineOptions& o) { o.mask_token_id = -1; }},
+  };
+  for (const Case& bad : cases) {
+    EngineOptions options = fake_options();
+    bad.spoil(options);
+    try {
+      Client client(fake::Behaviour{}, options);
+      ADD_FAILURE() << bad.field << " accepted";
+    } catch (const InvalidRequest& error) {
+      EXPECT_EQ(error.field(), bad.field);
+    }
+  }
+  EXPECT_THROW(Engine(nullptr, fake_options(), 1), InvalidRequest);
+  EXPECT_THROW(Engine(std::make_unique<fake::FakeModel>(fake::Behaviour{}), fake_options(), -1), InvalidRequest);
+}
+
+}  // namespace
+}  // namespace pydllm::engine

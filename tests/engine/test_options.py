@@ -1,0 +1,181 @@
+"""Engine options, the sizing of the page pool, loading."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pydllm.engine import Engine, EngineConfig, load
+from pydllm.engine.memory import available_memory, kv_pages
+from pydllm.errors import CheckpointError, InvalidRequestError, PydllmError, UnsupportedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"device": "tpu"}, "device"),
+        ({"device": None}, "device"),
+        ({"dtype": "int4"}, "dtype"),
+        ({"dtype": None}, "dtype"),
+        ({"max_model_len": 1}, "max_model_len"),
+        ({"max_model_len": True}, "max_model_len"),
+        ({"page_size": 0}, "page_size"),
+        ({"page_size": 2**31}, "page_size"),
+        ({"max_running_requests": 1.5}, "max_running_requests"),
+        ({"threads": -1}, "threads"),
+        ({"mem_fraction": 0}, "mem_fraction"),
+        ({"mem_fraction": 1.1}, "mem_fraction"),
+        ({"mem_fraction": float("nan")}, "mem_fraction"),
+        ({"mem_fraction": "half"}, "mem_fraction"),
+        ({"debug_checks": 1}, "debug_checks"),
+        ({"algorithm": None}, "algorithm"),
+        ({"nonesuch": 1}, "nonesuch"),
+    ],
+)
+def test_a_wrong_option_is_named(options: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        EngineConfig.from_options(**options)
+    assert caught.value.field == field
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_cuda_is_unsupported_not_unknown(device: str) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        EngineConfig(device=device)
+    assert caught.value.field == "device"
+
+
+@pytest.mark.parametrize(
+    ("available", "expected"),
+    [
+        (10**9, 4 * 10),  # all of max_running_requests
+        (2 * 1600 * 25, 25),  # half of it holds 25 pages
+        (2 * 1600 * 25 - 1, 24),
+        (2 * 1600 * 10, 10),  # exactly one context
+    ],
+)
+def test_pages_follow_requests_memory_and_context(available: int, expected: int) -> None:
+    config = EngineConfig(page_size=16, max_running_requests=4)
+    assert kv_pages(config, max_model_len=150, bytes_per_position=100, available=available) == expected
+
+
+def test_too_little_memory_for_one_context_is_one_clear_error() -> None:
+    config = EngineConfig(page_size=16)
+    with pytest.raises(InvalidRequestError, match="max_model_len") as caught:
+        kv_pages(config, max_model_len=150, bytes_per_position=100, available=2 * 1600 * 10 - 1)
+    assert caught.value.field == "mem_fraction"
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(150, 10), (160, 10), (161, 11), (10**6, 62500)])
+def test_explicit_kv_tokens_are_rounded_up_to_pages(tokens: int, expected: int) -> None:
+    config = EngineConfig(page_size=16, kv_cache_tokens=tokens)
+    assert kv_pages(config, max_model_len=150, bytes_per_position=100, available=0) == expected
+
+
+def test_explicit_kv_tokens_hold_one_context() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        kv_pages(EngineConfig(kv_cache_tokens=96), max_model_len=150, bytes_per_position=1, available=0)
+    assert caught.value.field == "kv_cache_tokens"
+
+
+def machine(root: Path, files: dict[str, str]) -> Path:
+    for name, text in {"proc/meminfo": "MemTotal: 9 kB\nMemAvailable: 1000 kB\n", **files}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+V2 = {"sys/fs/cgroup/memory.current": "300000\n", "sys/fs/cgroup/memory.stat": "anon 5\ninactive_file 1000\n"}
+V1 = {
+    "sys/fs/cgroup/memory/memory.limit_in_bytes": "400000\n",
+    "sys/fs/cgroup/memory/memory.usage_in_bytes": "100000\n",
+    "sys/fs/cgroup/memory/memory.stat": "total_inactive_file 2000\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 1_024_000),
+        ({**V2, "sys/fs/cgroup/memory.max": "max\n"}, 1_024_000),
+        ({**V2, "sys/fs/cgroup/memory.max": "500000\n"}, 201_000),
+        ({**V2, "sys/fs/cgroup/memory.max": "1000\n"}, 0),
+        (V1, 302_000),
+    ],
+)
+def test_available_memory_respects_the_control_group(tmp_path: Path, files: dict[str, str], expected: int) -> None:
+    assert available_memory(machine(tmp_path, files)) == expected
+
+
+def test_this_machine_has_memory() -> None:
+    assert available_memory() > 2**20
+
+
+def test_options_reach_the_engine(tiny_checkpoint: Path) -> None:
+    config = EngineConfig(
+        max_model_len=64,
+        page_size=16,
+        kv_cache_tokens=128,
+        algorithm="fast_dllm",
+        block_length=4,
+        dtype="bfloat16",
+    )
+    loaded = load(tiny_checkpoint, config)
+    engine = Engine(loaded)
+    assert loaded.info.weight_dtype == "bfloat16"
+    assert engine.facts.max_model_len == 64
+    assert engine.facts.default_algorithm == "confidence_threshold"
+    assert engine.prepare([1]).params == {"block_length": 4}
+    assert engine.prepare([1]).max_tokens == 63
+    assert engine.stats().pages_total == 8
+    engine.close()
+
+
+def test_the_default_algorithm_must_run_on_the_model(tiny_checkpoint: Path) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        load(tiny_checkpoint, EngineConfig(algorithm="nonesuch"))
+    assert caught.value.field == "algorithm"
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [(EngineConfig(max_model_len=1025), "max_model_len"), (EngineConfig(page_size=10**6), "page_size")],
+)
+def test_options_beyond_the_model_are_named(tiny_checkpoint: Path, config: EngineConfig, field: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        load(tiny_checkpoint, config)
+    assert caught.value.field == field
+
+
+def test_the_mask_may_be_overridden(tiny_checkpoint: Path) -> None:
+    loaded = load(tiny_checkpoint, EngineConfig(mask_token_id=5, max_model_len=8))
+    loaded.core.stop()
+    assert loaded.facts.mask_token_id == 5
+    with pytest.raises(PydllmError):
+        load(tiny_checkpoint, EngineConfig(mask_token_id=352))
+
+
+def test_loading_reports_progress_to_the_end(tiny_checkpoint: Path) -> None:
+    reports: list[tuple[int, int]] = []
+    loaded = load(tiny_checkpoint, progress=lambda done, total: reports.append((done, total)))
+    loaded.core.stop()
+    assert reports[-1][0] == reports[-1][1] > 0
+
+
+@pytest.mark.parametrize("model", [7, b"bytes", "/nonexistent/model", ""])
+def test_a_model_that_is_none_is_one_line(model: Any) -> None:
+    with pytest.raises((CheckpointError, InvalidRequestError)) as caught:
+        load(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_model_is_the_demo_model() -> None:
+    loaded = load(None, EngineConfig(max_running_requests=1))
+    loaded.core.stop()
+    assert loaded.checkpoint.name == "demo"

@@ -1,0 +1,143 @@
+"""Defaults, limits and names: from parameters to what the core takes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from pydllm import DiffusionParams, SamplingParams
+from pydllm.checkpoint import GenerationDefaults
+from pydllm.engine import ModelFacts, PreparedRequest, prepare
+from pydllm.errors import ContextLengthError, InvalidRequestError, UnsupportedError
+
+FACTS = ModelFacts(
+    architecture="LLaDAModelLM",
+    vocab_size=100,
+    max_model_len=1000,
+    mask_token_id=99,
+    eos_token_ids=(7, 8),
+    default_algorithm="confidence_threshold",
+    algorithms=("confidence_threshold", "llada_schedule"),
+)
+
+
+def prepared(
+    sampling: SamplingParams | None = None,
+    diffusion: DiffusionParams | None = None,
+    length: int = 10,
+    defaults: GenerationDefaults | None = None,
+) -> PreparedRequest:
+    facts = dataclasses.replace(FACTS, defaults=defaults or GenerationDefaults())
+    return prepare([1] * length, facts, sampling, diffusion)
+
+
+def test_nothing_set_means_greedy_and_256_tokens() -> None:
+    request = prepared()
+    assert (request.temperature, request.top_p, request.top_k) == (0, 1, 0)
+    assert request.max_tokens == 256
+    assert request.eos_token_ids == (7, 8)
+    assert request.algorithm == "confidence_threshold"
+    assert request.params == {}
+    assert request.max_forward_passes == 0
+    assert len(request.seeds) == 1
+
+
+@pytest.mark.parametrize(("length", "expected"), [(743, 256), (744, 256), (745, 255), (999, 1)])
+def test_the_default_of_max_tokens_is_cut_to_the_context(length: int, expected: int) -> None:
+    assert prepared(length=length).max_tokens == expected
+
+
+def test_the_generation_config_fills_what_is_unset_and_zero_is_set() -> None:
+    defaults = GenerationDefaults(max_new_tokens=33, block_length=8, temperature=0.5, top_p=0.25, top_k=3)
+    request = prepared(defaults=defaults)
+    assert (request.max_tokens, request.params) == (33, {"block_length": 8})
+    assert (request.temperature, request.top_p, request.top_k) == (0.5, 0.25, 3)
+    given = prepared(
+        SamplingParams(temperature=0, top_p=1, top_k=0), DiffusionParams(block_length=4), defaults=defaults
+    )
+    assert (given.temperature, given.top_p, given.top_k) == (0, 1, 0)
+    assert given.params == {"block_length": 4}
+    by_name = prepared(None, DiffusionParams(extra={"block_length": 5}), defaults=defaults)
+    assert by_name.params == {"block_length": 5}
+
+
+def test_the_generation_configs_max_tokens_is_cut_to_the_context_too() -> None:
+    assert prepared(length=990, defaults=GenerationDefaults(max_new_tokens=33)).max_tokens == 10
+
+
+@pytest.mark.parametrize(
+    ("length", "max_tokens", "field", "given"),
+    [
+        (990, 11, "sampling.max_tokens", 1001),
+        (1, 1000, "sampling.max_tokens", 1001),
+        (10, 2**31 - 1, "sampling.max_tokens", 2**31 + 9),
+        (1000, None, "prompt", 1000),
+        (5000, 1, "prompt", 5000),
+    ],
+)
+def test_what_does_not_fit_the_context_is_refused(length: int, max_tokens: int | None, field: str, given: int) -> None:
+    with pytest.raises(ContextLengthError) as caught:
+        prepared(SamplingParams(max_tokens=max_tokens), length=length)
+    assert (caught.value.field, caught.value.limit, caught.value.given) == (field, 1000, given)
+
+
+def test_what_just_fits_is_taken() -> None:
+    assert prepared(SamplingParams(max_tokens=10), length=990).max_tokens == 10
+
+
+def test_an_empty_prompt_is_refused() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        prepared(length=0)
+    assert caught.value.field == "prompt"
+
+
+def test_candidates_count_their_seeds_up_and_wrap() -> None:
+    assert prepared(SamplingParams(seed=5, n=3)).seeds == (5, 6, 7)
+    assert prepared(SamplingParams(seed=2**64 - 1, n=3)).seeds == (2**64 - 1, 0, 1)
+
+
+def test_an_unset_seed_is_random() -> None:
+    assert len({prepared().seeds for _ in range(8)}) == 8
+
+
+def test_ignore_eos_drops_the_eos_ids_and_keeps_stop_ids() -> None:
+    request = prepared(SamplingParams(ignore_eos=True, stop_token_ids=[3]))
+    assert request.eos_token_ids == ()
+    assert request.stop_token_ids == (3,)
+    assert request.ended_by_token([1, 3])
+    assert not request.ended_by_token([3, 1])
+    assert not request.ended_by_token([7])
+    assert not request.ended_by_token([])
+
+
+def test_stop_ids_outside_the_vocabulary_are_refused() -> None:
+    assert prepared(SamplingParams(stop_token_ids=[99])).stop_token_ids == (99,)
+    with pytest.raises(InvalidRequestError) as caught:
+        prepared(SamplingParams(stop_token_ids=[1, 100]))
+    assert caught.value.field == "sampling.stop_token_ids"
+
+
+def test_algorithms_by_name_and_alias() -> None:
+    assert prepared(None, DiffusionParams(algorithm="fast_dllm")).algorithm == "confidence_threshold"
+    assert prepared(None, DiffusionParams(algorithm="llada_schedule")).algorithm == "llada_schedule"
+    with pytest.raises(UnsupportedError) as unsupported:  # known, but not on this model's list
+        prepared(None, DiffusionParams(algorithm="entropy_threshold"))
+    assert unsupported.value.field == "diffusion.algorithm"
+    with pytest.raises(InvalidRequestError, match="llada_schedule") as unknown:
+        prepared(None, DiffusionParams(algorithm="nonesuch"))
+    assert unknown.value.field == "diffusion.algorithm"
+
+
+def test_a_parameter_given_twice_is_refused() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        prepared(None, DiffusionParams(block_length=4, extra={"block_length": 4}))
+    assert caught.value.field == "diffusion.extra.block_length"
+
+
+def test_more_candidates_than_the_queue_holds_are_refused() -> None:
+    facts = dataclasses.replace(FACTS, max_candidates=4)
+    assert len(prepare([1], facts, SamplingParams(n=4)).seeds) == 4
+    with pytest.raises(InvalidRequestError) as caught:
+        prepare([1], facts, SamplingParams(n=5))
+    assert caught.value.field == "sampling.n"

@@ -1,0 +1,151 @@
+"""Applies each committed patch to a copy of the tree and expects the test it names to turn red.
+
+A patch file begins with header lines: `test:` (a GoogleTest filter, or a pytest node id) and `why:`. Usage:
+python tests/mutants/run.py [NAME ...]
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+WORK = ROOT / "build" / "mutants"
+SOURCE = WORK / "source"
+BINARY = WORK / "cpp" / "pydllm_tests"
+
+# Imports the mutated package instead of the installed one (an editable install hooks sys.meta_path).
+RUN_PYTEST = (
+    "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'Redirect' not in type(f).__name__]; "
+    "sys.path[:0] = ['.', 'proto/python', 'gateway']; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One patch and the test that must notice it."""
+
+    path: Path
+    test: str
+    why: str
+
+    @property
+    def is_python(self) -> bool:
+        return self.test.endswith(".py") or ".py::" in self.test
+
+
+def read(path: Path) -> Mutant:
+    headers = dict(line.split(": ", 1) for line in path.read_text().split("\n---", 1)[0].splitlines() if ": " in line)
+    return Mutant(path, headers["test"].strip(), headers["why"].strip())
+
+
+def run(command: list[str], timeout: int = 600) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def copy_tree() -> None:
+    """The working tree as git sees it, plus the built extension; unchanged files keep their times."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split("\0")  # fmt: skip
+    names = [name for name in listed if name and (ROOT / name).is_file()]
+    for stale in {str(p.relative_to(SOURCE)) for p in SOURCE.rglob("*") if p.is_file()} - set(names):
+        (SOURCE / stale).unlink()
+    for name in names:
+        target = SOURCE / name
+        if target.exists() and target.read_bytes() == (ROOT / name).read_bytes():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, target)
+    import pydllm._core
+
+    shutil.copy(pydllm._core.__file__, SOURCE / "pydllm")
+
+
+def build() -> str:
+    configure = [
+        "cmake",
+        "-S",
+        ".",
+        "-B",
+        str(WORK / "cpp"),
+        "-G",
+        "Ninja",
+        "-DPYDLLM_TESTS=ON",
+        "-DPYDLLM_CUDA=OFF",
+    ]
+    for command in (configure, ["cmake", "--build", str(WORK / "cpp"), "--target", "pydllm_tests"]):
+        done = run(command)
+        if done.returncode:
+            return done.stdout[-2000:] + done.stderr[-2000:]
+    return ""
+
+
+def test_is_green(mutant: Mutant) -> bool:
+    if mutant.is_python:
+        command = [
+            sys.executable,
+            "-c",
+            RUN_PYTEST,
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            *mutant.test.split(),
+        ]
+    else:
+        command = [str(BINARY), "--gtest_brief=1", f"--gtest_filter={mutant.test}"]
+    try:
+        done = run(command, timeout=300)
+    except subprocess.TimeoutExpired:
+        return False
+    if mutant.is_python and done.returncode not in (0, 1):
+        raise SystemExit(f"{mutant.path.name}: pytest could not run\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    if not mutant.is_python and "0 tests" in done.stdout:
+        raise SystemExit(f"{mutant.path.name}: no test matches {mutant.test}")
+    return done.returncode == 0
+
+
+def judge(mutant: Mutant) -> str:
+    """ "" when the mutant was noticed, else what went wrong."""
+    patch = ["patch", "-p1", "--no-backup-if-mismatch", "-s"]
+    applied = subprocess.run([*patch, "-i", str(mutant.path)], cwd=SOURCE, capture_output=True, text=True, check=False)
+    if applied.returncode:
+        return f"the patch does not apply: {applied.stdout.strip().splitlines()[-1]}"
+    try:
+        failure = "" if mutant.is_python else build()
+        if failure:
+            return f"does not build:\n{failure}"
+        return "survived: the test stayed green" if test_is_green(mutant) else ""
+    finally:
+        subprocess.run([*patch, "-R", "-i", str(mutant.path)], cwd=SOURCE, check=True)
+
+
+def main() -> int:
+    names = sys.argv[1:]
+    mutants = [read(p) for p in sorted(Path(__file__).parent.glob("*.patch")) if not names or p.stem in names]
+    SOURCE.mkdir(parents=True, exist_ok=True)
+    copy_tree()
+    if failure := build():
+        raise SystemExit(f"the unchanged tree does not build:\n{failure}")
+    unchanged = [mutant for mutant in mutants if not test_is_green(mutant)]
+    if unchanged:
+        raise SystemExit(f"red without a mutant: {[mutant.test for mutant in unchanged]}")
+    failed = 0
+    for mutant in mutants:
+        start = time.monotonic()
+        problem = judge(mutant)
+        failed += bool(problem)
+        print(f"{'FAIL' if problem else 'pass'}  {mutant.path.stem}: {mutant.why} [{mutant.test}] "
+              f"{time.monotonic() - start:.0f} s {problem}", flush=True)  # fmt: skip
+    print(f"{len(mutants) - failed}/{len(mutants)} mutants noticed")
+    return 1 if failed or not mutants else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
