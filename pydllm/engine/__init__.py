@@ -5,8 +5,8 @@ Token ids go in, core events come out; text is the business of pydllm.text and p
 
 from pydllm.engine.aio import AsyncEngine, AsyncGeneration
 from pydllm.engine.config import EngineConfig
-from pydllm.engine.facts import ModelFacts
-from pydllm.engine.loader import LoadedModel, load
+from pydllm.engine.facts import ModelFacts, find_algorithm
+from pydllm.engine.loader import LoadedModel, Progress, load
 from pydllm.engine.prepare import PreparedRequest, prepare
 from pydllm.engine.threaded import Engine, Generation
 
@@ -19,6 +19,8 @@ __all__ = [
     "LoadedModel",
     "ModelFacts",
     "PreparedRequest",
+    "Progress",
+    "find_algorithm",
     "load",
     "prepare",
 ]

@@ -78,7 +78,7 @@ std::string safetensors_of(const std::vector<NamedTensor>& tensors) {
     const size_t begin = data.size();
     append_values<T>(data, tensor.values);
     std::string shape;
-    for (const int64_t extent : tensor.shape) shape += (shape.empty() ? "" : ",") + std::to_string(extent);
+    for (const int64_t extent : tensor.shape) shape += format(shape.empty() ? "" : ",", extent);
     header += format(header.size() > 1 ? "," : "", '"', tensor.name, R"(":{"dtype":")", dtype, R"(","shape":[)", shape,
                      R"(],"data_offsets":[)", begin, ",", data.size(), "]}");
   }
