@@ -81,18 +81,18 @@ asan tsan: $(VENV)/.test
 
 # --- checks ---
 
-CPP_STYLE := $(shell find core tests/core bench -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+CPP_STYLE := $(shell find core tests/core bench -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu')
 
 lint: $(VENV)/.built $(VENV)/.lint $(VENV)/.test proto-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $(CPP_STYLE)
+	@$(BIN)/clang-format --dry-run -Werror $(CPP_STYLE)
 	$(BIN)/mypy
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CPP_STYLE)
+	@$(BIN)/clang-format -i $(CPP_STYLE)
 
 proto: $(VENV)/.lint
 	PYTHON=$(BIN)/python proto/generate.sh

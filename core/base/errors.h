@@ -37,8 +37,7 @@ struct Unsupported : Error {
       : Error(ErrorCode::kUnsupported, std::move(field), message) {}
 };
 struct ResourceExhausted : Error {
-  explicit ResourceExhausted(const std::string& message)
-      : Error(ErrorCode::kResourceExhausted, "", message) {}
+  explicit ResourceExhausted(const std::string& message) : Error(ErrorCode::kResourceExhausted, "", message) {}
 };
 struct InvalidCheckpoint : Error {
   InvalidCheckpoint(std::string tensor_or_file, const std::string& message)

@@ -1,5 +1,5 @@
-// A decoding algorithm: shared, const, one file each. Per request it makes a Decoding, which answers two questions: what
-// should the next forward cover, and given its row statistics, what is written.
+// A decoding algorithm: shared, const, one file each. Per request it makes a Decoding, which answers two questions:
+// what should the next forward cover, and given its row statistics, what is written.
 #pragma once
 
 #include <cstdint>
@@ -18,19 +18,19 @@ namespace pydllm::decode {
 
 // What the next forward of a request covers. Full attention without cache: the whole canvas.
 struct ForwardPlan {
-  int32_t query_begin = 0;        // canvas positions fed to the model: [query_begin, query_end)
+  int32_t query_begin = 0;  // canvas positions fed to the model: [query_begin, query_end)
   int32_t query_end = 0;
-  std::vector<int32_t> rows;      // canvas positions whose statistics are wanted, ascending; may be empty
-  bool guided = false;            // also run the canvas with every prompt position masked ...
-  float guidance_scale = 0;       // ... and combine: uncond + (scale + 1) * (cond - uncond)
+  std::vector<int32_t> rows;  // canvas positions whose statistics are wanted, ascending; may be empty
+  bool guided = false;        // also run the canvas with every prompt position masked ...
+  float guidance_scale = 0;   // ... and combine: uncond + (scale + 1) * (cond - uncond)
 };
 
 // Where the request stands, for streaming and statistics.
 struct Progress {
-  int32_t block_index = 0;        // block being denoised
-  int32_t block_begin = 0;        // absolute positions
+  int32_t block_index = 0;  // block being denoised
+  int32_t block_begin = 0;  // absolute positions
   int32_t block_end = 0;
-  int32_t block_step = 0;         // denoising steps already done in this block
+  int32_t block_step = 0;  // denoising steps already done in this block
 };
 
 // Per-request state. Lives on the engine thread; holds no device memory.
@@ -54,8 +54,8 @@ using ParamMap = std::vector<std::pair<std::string, ParamValue>>;
 enum class ParamType : uint8_t { kBool, kInt, kFloat, kChoice };
 
 struct ParamSpec {
-  std::string_view name;           // as in DiffusionParams where a typed field exists, else as in `extra`
-  std::string_view alias;          // another accepted spelling in `extra`; empty for none
+  std::string_view name;   // as in DiffusionParams where a typed field exists, else as in `extra`
+  std::string_view alias;  // another accepted spelling in `extra`; empty for none
   ParamType type;
   std::string_view default_value;  // in words where it depends on the request, e.g. "max_tokens"
   double minimum = 0;              // kInt, kFloat: inclusive range
@@ -86,8 +86,8 @@ struct Algorithm {
 std::span<const Algorithm* const> algorithms();
 // By name or alias; throws InvalidRequest("algorithm") listing the known names.
 const Algorithm& find_algorithm(std::string_view name);
-// Checks names, types and ranges against the table and resolves aliases. Throws InvalidRequest naming the parameter, what
-// was expected and what came; Unsupported for a typed parameter that other algorithms have and this one does not.
+// Checks names, types and ranges against the table and resolves aliases. Throws InvalidRequest naming the parameter,
+// what was expected and what came; Unsupported for a typed parameter that other algorithms have and this one does not.
 ParamMap check_params(const Algorithm& algorithm, const ParamMap& given);
 
 }  // namespace pydllm::decode

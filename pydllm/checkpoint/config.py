@@ -116,9 +116,7 @@ def refuse_unknown(fields: Fields) -> None:
     """After everything was read: no field may be left that nobody knows."""
     unknown = [name for name in fields.unread() if name not in _LLADA_IGNORED]
     if unknown:
-        refuse_field(
-            fields.file, unknown[0], "no such field (its meaning is unknown)", fields.get(unknown[0])
-        )
+        refuse_field(fields.file, unknown[0], "no such field (its meaning is unknown)", fields.get(unknown[0]))
 
 
 def _check_fixed(fields: Fields) -> None:

@@ -38,9 +38,7 @@ def _snapshot(model: str, revision: str | None) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise CheckpointError(
-            f"{model}: no such directory; Hub ids need the huggingface_hub package"
-        ) from None
+        raise CheckpointError(f"{model}: no such directory; Hub ids need the huggingface_hub package") from None
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=_WANTED))
     except Exception as error:  # noqa: BLE001 - HTTP, cache and validation errors of several libraries

@@ -47,16 +47,12 @@ def read_header(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if length > _HEADER_LIMIT:
-                raise CheckpointError(
-                    f"{name}: expected a header of at most {_HEADER_LIMIT} bytes, got {length}"
-                )
+                raise CheckpointError(f"{name}: expected a header of at most {_HEADER_LIMIT} bytes, got {length}")
             text = file.read(length)
     except OSError as error:
         raise CheckpointError(f"{name}: cannot be read: {error.strerror}") from None
     if len(text) < length:
-        raise CheckpointError(
-            f"{name}: the header needs {length} bytes, the file has {len(text)} (truncated?)"
-        )
+        raise CheckpointError(f"{name}: the header needs {length} bytes, the file has {len(text)} (truncated?)")
     header = parse_object(text, file=name)
     header.pop("__metadata__", None)
     return header
@@ -93,9 +89,7 @@ def _read_index(path: Path) -> dict[str, str]:
     for tensor, shard in weight_map.items():
         if not isinstance(shard, str) or not _PLAIN.fullmatch(shard):
             expected = "a plain *.safetensors file name"
-            raise CheckpointError(
-                f"{INDEX_FILE}: tensor {shown(tensor)}: expected {expected}, got {shown(shard)}"
-            )
+            raise CheckpointError(f"{INDEX_FILE}: tensor {shown(tensor)}: expected {expected}, got {shown(shard)}")
     return weight_map
 
 
@@ -123,9 +117,7 @@ def _numbered(directory: Path) -> tuple[Path, ...]:
             f"weights: expected shards 1 to {total}, got shard {max(present - set(range(1, total + 1)))}"
         )
     if len(present) < total:
-        missing = (
-            f"model-{i:05d}-of-{total:05d}.safetensors" for i in range(1, total + 1) if i not in present
-        )
+        missing = (f"model-{i:05d}-of-{total:05d}.safetensors" for i in range(1, total + 1) if i not in present)
         raise CheckpointError(f"weights: missing shards: {_names(missing)}")
     return tuple(directory / match[0] for match in numbered)
 

@@ -125,9 +125,7 @@ class Fields:
 
     def refuse(self, name: str, expected: str) -> NoReturn:
         if name not in self._values:
-            raise CheckpointError(
-                f"{self._file}: {file_label(name)}: expected {expected}, the field is missing"
-            )
+            raise CheckpointError(f"{self._file}: {file_label(name)}: expected {expected}, the field is missing")
         refuse_field(self._file, name, expected, self._values[name])
 
     def integer(self, name: str, *, minimum: int, maximum: int = 2**31 - 1) -> int:
@@ -151,11 +149,7 @@ class Fields:
         value = self.get(name)
         if value is None:
             return None
-        good = (
-            type(value) in (int, float)
-            and (minimum < value if above else minimum <= value)
-            and value <= maximum
-        )
+        good = type(value) in (int, float) and (minimum < value if above else minimum <= value) and value <= maximum
         if not good or abs(value) > 1e300:
             bound = f"a number {'>' if above else '>='} {minimum:g}"
             self.refuse(name, bound if math.isinf(maximum) else f"{bound} and <= {maximum:g}")

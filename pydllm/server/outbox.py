@@ -18,23 +18,14 @@ if TYPE_CHECKING:
 
     from pydllm_proto.v1.generation_service_pb2 import StreamGenerateResponse
 
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """A block as it stood after a denoising step; masked positions are -1."""
-
-    candidate: int
-    block_index: int
-    step: int
-    token_offset: int
-    token_ids: list[int]
+    from pydllm.outputs import BlockSnapshot
 
 
 @dataclass
 class _Slot:
     """The provisional state of one candidate."""
 
-    pending: Snapshot | None = None
+    pending: BlockSnapshot | None = None
     wanted: bool = False
     sent_at: float = field(default=float("-inf"))
 
@@ -46,7 +37,7 @@ class Outbox:
         self._step_interval = step_interval
         self._min_interval = min_interval
         self._clock = clock
-        self._final: collections.deque[StreamGenerateResponse | Snapshot] = collections.deque()
+        self._final: collections.deque[StreamGenerateResponse | BlockSnapshot] = collections.deque()
         self._slots: dict[int, _Slot] = collections.defaultdict(_Slot)
         self._closed = False
         self._error: BaseException | None = None
@@ -57,9 +48,9 @@ class Outbox:
         self._final.append(message)
         self._changed.set()
 
-    def offer(self, snapshot: Snapshot) -> None:
+    def offer(self, snapshot: BlockSnapshot) -> None:
         """A provisional block; replaces the candidate's last one that was not sent yet."""
-        slot = self._slots[snapshot.candidate]
+        slot = self._slots[snapshot.index]
         slot.pending = snapshot
         slot.wanted = slot.wanted or snapshot.step % self._step_interval == 0
         self._changed.set()
@@ -82,7 +73,7 @@ class Outbox:
         self._error = error
         self._changed.set()
 
-    async def get(self) -> StreamGenerateResponse | Snapshot | None:
+    async def get(self) -> StreamGenerateResponse | BlockSnapshot | None:
         """The next thing to send, waiting for it; None at the end. Raises what `close` was given."""
         while True:
             self._changed.clear()
@@ -97,7 +88,7 @@ class Outbox:
                 return snapshot
             await self._wait(wait)
 
-    def _due(self) -> tuple[Snapshot | None, float | None]:
+    def _due(self) -> tuple[BlockSnapshot | None, float | None]:
         """A provisional block whose time has come, else the seconds until the next one's time."""
         now = self._clock()
         waits = []

@@ -9,10 +9,8 @@ from pydllm_proto.v1 import generation_service_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pydllm.outputs import BlockSnapshot
     from pydllm.server.convert import StreamOptions
-    from pydllm.server.outbox import Snapshot
-
-MASKED = -1
 
 
 class Renderer:
@@ -22,13 +20,13 @@ class Renderer:
         self._options = options
         self._mask_token_id = mask_token_id
         self._decode = decode
-        self._seen: dict[int, Snapshot] = {}
+        self._seen: dict[int, BlockSnapshot] = {}
 
-    def message(self, snapshot: Snapshot) -> pb.StreamGenerateResponse | None:
+    def message(self, snapshot: BlockSnapshot) -> pb.StreamGenerateResponse | None:
         """The message for a snapshot; None when an EDITS reader has seen all of it."""
-        before = self._seen.get(snapshot.candidate)
-        self._seen[snapshot.candidate] = snapshot
-        out = pb.StreamGenerateResponse(candidate_index=snapshot.candidate)
+        before = self._seen.get(snapshot.index)
+        self._seen[snapshot.index] = snapshot
+        out = pb.StreamGenerateResponse(candidate_index=snapshot.index)
         edits = self._options.mode == pb.STREAM_MODE_EDITS
         if not edits or before is None or not _same_block(before, snapshot):
             out.block_snapshot.CopyFrom(self._snapshot(snapshot))
@@ -39,21 +37,21 @@ class Renderer:
         out.block_edits.CopyFrom(pb.BlockEdits(block_index=snapshot.block_index, step=snapshot.step, edits=changes))
         return out
 
-    def _snapshot(self, snapshot: Snapshot) -> pb.BlockSnapshot:
+    def _snapshot(self, snapshot: BlockSnapshot) -> pb.BlockSnapshot:
         return pb.BlockSnapshot(
             block_index=snapshot.block_index,
             step=snapshot.step,
             token_offset=snapshot.token_offset,
-            token_ids=[self._mask_token_id if token == MASKED else token for token in snapshot.token_ids],
+            token_ids=[self._mask_token_id if token is None else token for token in snapshot.token_ids],
             text=self._text(snapshot.token_ids) if self._options.snapshot_text else "",
         )
 
-    def _text(self, token_ids: list[int]) -> str:
+    def _text(self, token_ids: list[int | None]) -> str:
         """Runs of known tokens are decoded together, each masked position is mask_text."""
         parts: list[str] = []
         run: list[int] = []
-        for token in [*token_ids, MASKED]:
-            if token != MASKED:
+        for token in [*token_ids, None]:
+            if token is not None:
                 run.append(token)
                 continue
             if run:
@@ -63,20 +61,20 @@ class Renderer:
         return "".join(parts[:-1])
 
 
-def _same_block(before: Snapshot, after: Snapshot) -> bool:
+def _same_block(before: BlockSnapshot, after: BlockSnapshot) -> bool:
     """Whether the positions match one to one: the last state of a request is cut to what is final."""
     return before.block_index == after.block_index and len(before.token_ids) == len(after.token_ids)
 
 
-def changed(before: Snapshot, after: Snapshot) -> Iterator[pb.BlockEdits.Edit]:
+def changed(before: BlockSnapshot, after: BlockSnapshot) -> Iterator[pb.BlockEdits.Edit]:
     """Positions of one block that differ, in order."""
     for i, (old, new) in enumerate(zip(before.token_ids, after.token_ids, strict=True)):
         if old != new:
             yield _edit(after.token_offset + i, old, new)
 
 
-def _edit(position: int, old: int, new: int) -> pb.BlockEdits.Edit:
-    if new == MASKED:
+def _edit(position: int, old: int | None, new: int | None) -> pb.BlockEdits.Edit:
+    if new is None:
         return pb.BlockEdits.Edit(position=position, kind=pb.EDIT_KIND_REMASK)
-    kind = pb.EDIT_KIND_COMMIT if old == MASKED else pb.EDIT_KIND_REPLACE
+    kind = pb.EDIT_KIND_COMMIT if old is None else pb.EDIT_KIND_REPLACE
     return pb.BlockEdits.Edit(position=position, token_id=new, kind=kind)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from pydllm_proto.v1 import generation_service_pb2 as pb
 from pydllm_proto.v1 import types_pb2
 
+from pydllm.outputs import BlockSnapshot
 from pydllm.server.job import Job, now
-from pydllm.server.outbox import Outbox, Snapshot
+from pydllm.server.outbox import Outbox
 from pydllm.server.provisional import Renderer
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from pydllm.server import convert
     from pydllm.server.candidate import Candidate
-    from pydllm.server.events import Event
+    from pydllm.text.events import Event
 
 
 class Stream:
@@ -38,7 +39,7 @@ class Stream:
         try:
             sequence = 0
             while (item := await self._outbox.get()) is not None:
-                message = self._renderer.message(item) if isinstance(item, Snapshot) else item
+                message = self._renderer.message(item) if isinstance(item, BlockSnapshot) else item
                 if message is None:
                     continue
                 message.request_id = self._job.request_id

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydllm.text.assembler import CandidateAssembler, Released, StopHit
+    from pydllm.text.candidate import CandidateProgress
     from pydllm.text.chat_template import ChatTemplate
     from pydllm.text.detokenizer import IncrementalDetokenizer
     from pydllm.text.stop import StopMatch, StopMatcher
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _MODULE_OF = {
     "CandidateAssembler": "assembler",
+    "CandidateProgress": "candidate",
     "ChatTemplate": "chat_template",
     "IncrementalDetokenizer": "detokenizer",
     "Released": "assembler",
@@ -27,6 +29,7 @@ _MODULE_OF = {
 
 __all__ = [
     "CandidateAssembler",
+    "CandidateProgress",
     "ChatTemplate",
     "IncrementalDetokenizer",
     "Released",

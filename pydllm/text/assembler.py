@@ -160,9 +160,7 @@ class CandidateAssembler:
     def _text_limit(self, tokens: int) -> int:
         """How far the text may be shown when `tokens` tokens are."""
         own = self._text_ends[tokens - 1] if tokens else 0
-        certain = (
-            self._text_end if self._finished or self._include_stop else self._text_end - self._matcher.held
-        )
+        certain = self._text_end if self._finished or self._include_stop else self._text_end - self._matcher.held
         return min(own, certain)
 
     def _take_text(self, limit: int) -> str:

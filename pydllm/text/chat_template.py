@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
+from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError, UndefinedError
 
 from pydllm.errors import CheckpointError, InvalidRequestError, UnsupportedError
 from pydllm.text.json_file import one_line, read_json_object, read_text
 from pydllm.text.template_budget import Budget, TemplateLimitError
+from pydllm.text.template_guards import TemplateValueError
 from pydllm.text.template_sandbox import (
     ChatEnvironment,
     ChatTemplateCode,
@@ -26,9 +27,7 @@ MAX_TEMPLATE_CHARS = 128 << 10
 MAX_MESSAGES = 10_000
 MAX_NESTING = 32
 
-_RESERVED = frozenset(
-    {"messages", "tools", "documents", "add_generation_prompt", "additional_special_tokens"}
-)
+_RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt", "additional_special_tokens"})
 _RENDER_ERRORS = (
     TemplateError,
     ArithmeticError,
@@ -40,15 +39,21 @@ _RENDER_ERRORS = (
     ValueError,
 )
 """What Python raises when a template computes nonsense."""
+_REASONS = (
+    (TypeError, "expected a value of another type"),
+    (ArithmeticError, "expected numbers within range"),
+    (LookupError, "expected an item that is not there"),
+    (AttributeError, "expected a property that is not there"),
+    (ValueError, "expected a value of another form"),
+    (TemplateError, "it uses a filter, test or function that does not fit"),
+)
 _PROBE = [{"role": "user", "content": "hi"}]
 
 
 class ChatTemplate:
     """A compiled template. Thread-safe; `render` is pure but for strftime_now."""
 
-    def __init__(
-        self, source: str, *, special_tokens: Mapping[str, str], name: str = "chat template"
-    ) -> None:
+    def __init__(self, source: str, *, special_tokens: Mapping[str, str], name: str = "chat template") -> None:
         """Compiles `source` and renders one simple user message. CheckpointError(one line) when it is no
         template or exceeds its bounds; a template that merely refuses that message is accepted.
         `special_tokens`: "bos_token" and the like, with their texts."""
@@ -189,9 +194,7 @@ def _compile(source: str, name: str) -> tuple[ChatTemplateCode, frozenset[str]]:
     except RecursionError:
         raise CheckpointError(f"{name}: nested too deeply") from None
     except (*_RENDER_ERRORS, AssertionError, SyntaxError) as error:
-        raise CheckpointError(
-            f"{name}: cannot be compiled ({one_line(error) or type(error).__name__})"
-        ) from None
+        raise CheckpointError(f"{name}: cannot be compiled ({one_line(error) or type(error).__name__})") from None
 
 
 def _refusal(error: BaseException) -> str:
@@ -201,7 +204,14 @@ def _refusal(error: BaseException) -> str:
         return f"the chat template {one_line(error)}"
     if isinstance(error, RecursionError | MemoryError):
         return "the chat template nests too deeply or builds too much"
-    return f"the chat template cannot render this ({one_line(error)})"
+    return f"the chat template cannot render this ({_reason(error)})"
+
+
+def _reason(error: BaseException) -> str:
+    """Why it cannot, in our words: those of jinja2 and Python say nothing to whoever wrote the request."""
+    if isinstance(error, SecurityError | UndefinedError | TemplateValueError):
+        return one_line(error)
+    return next(words for kind, words in _REASONS if isinstance(error, kind))
 
 
 def _is_reserved(name: str) -> bool:
@@ -223,6 +233,8 @@ def _plain_message(message: object, field: str) -> Any:
     if not isinstance(role, str) or not role:
         raise InvalidRequestError(f"{field}.role", "expected a role such as user")
     content = message.get("content")
+    if content is None and not (role == "assistant" and message.get("tool_calls")):
+        raise InvalidRequestError(f"{field}.content", "expected text, got nothing")
     if content is not None and not isinstance(content, str | list | tuple):
         raise InvalidRequestError(f"{field}.content", f"expected text, got {type(content).__name__}")
     return _plain(message, field)

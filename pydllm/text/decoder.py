@@ -73,9 +73,7 @@ def _sentencepiece_kind(chain: list[Mapping[str, Any]]) -> DecoderKind:
     """Replace* ByteFallback Fuse Strip*: everything before Fuse looks at one token, or at one run of byte
     tokens."""
     types = [str(component.get("type")) for component in chain]
-    shape = "".join(
-        {"Replace": "R", "ByteFallback": "B", "Fuse": "F", "Strip": "S"}.get(t, "?") for t in types
-    )
+    shape = "".join({"Replace": "R", "ByteFallback": "B", "Fuse": "F", "Strip": "S"}.get(t, "?") for t in types)
     if not re.fullmatch(r"R*BR*FS?|R*FS?", shape) or not all(map(_replaces_inside_tokens, chain)):
         return DecoderKind.WHOLE
     return DecoderKind.BYTE_FALLBACK if "B" in shape else DecoderKind.PIECES

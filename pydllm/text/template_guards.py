@@ -9,9 +9,10 @@ import re
 import string
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
-from jinja2.exceptions import SecurityError
+from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.runtime import Undefined
 
 from pydllm.text.template_budget import Budget, TemplateLimitError
 
@@ -21,6 +22,27 @@ MAX_WIDTH = 10_000
 _WIDE_PRINTF = re.compile(r"%\([^)]*\(|%(?:\([^)]*\))?[^a-zA-Z%(]*(?:\*|\d{5})")
 
 Guard = Callable[[Budget, tuple[Any, ...], Mapping[str, Any]], None]
+
+
+class TemplateValueError(TemplateError):
+    """The template met a value that it cannot use; says what was expected and what came."""
+
+
+_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (Undefined, "nothing"),
+    (type(None), "null"),
+    (bool, "a truth value"),
+    ((int, float), "a number"),
+    (str, "text"),
+    ((list, tuple), "a list"),
+    (Mapping, "an object"),
+)
+
+
+def kind(value: object) -> str:
+    """What a value is, in words for whoever wrote the request."""
+    return next((words for types, words in _KINDS if isinstance(value, types)), "something else")
+
 
 # ---- operators -----
 
@@ -73,6 +95,16 @@ OPERATORS: dict[str, Callable[[Budget, Any, Any], Any]] = {
     "/": lambda _budget, a, b: operator.truediv(a, b),
     "//": lambda _budget, a, b: operator.floordiv(a, b),
 }
+
+
+def compute(budget: Budget, symbol: str, left: Any, right: Any) -> Any:
+    """left symbol right; TemplateValueError when the operands do not fit."""
+    try:
+        return OPERATORS[symbol](budget, left, right)
+    except TypeError:
+        raise TemplateValueError(f"{symbol} expected operands that fit, got {kind(left)} and {kind(right)}") from None
+    except ZeroDivisionError:
+        raise TemplateValueError(f"{symbol} expected a divisor, got 0") from None
 
 
 def _are_numbers(*values: Any) -> bool:
@@ -199,9 +231,7 @@ def materialise(budget: Budget, values: Any) -> list[Any]:
     return items
 
 
-def join(
-    budget: Budget, values: Any, separator: Any = "", attribute: Callable[[Any], Any] | None = None
-) -> str:
+def join(budget: Budget, values: Any, separator: Any = "", attribute: Callable[[Any], Any] | None = None) -> str:
     """separator.join(values), each value as text; `attribute` maps a value to what is joined."""
     items = materialise(budget, values)
     if attribute is not None:
@@ -269,7 +299,11 @@ def to_json(
         "separators": tuple(separators) if separators else None,
         "sort_keys": bool(sort_keys),
     }
-    return json.dumps(value, ensure_ascii=bool(ensure_ascii), indent=indent, **options)
+    return json.dumps(value, ensure_ascii=bool(ensure_ascii), indent=indent, default=_refuse_value, **options)
+
+
+def _refuse_value(value: object) -> NoReturn:
+    raise TemplateValueError(f"tojson expected JSON data, got {kind(value)}")
 
 
 def time_now(pattern: Any) -> str:

@@ -19,11 +19,12 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.filters import make_attrgetter
 from jinja2.runtime import BlockReference, Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import pass_context, pass_environment
+from jinja2.utils import missing, pass_context, pass_environment
 from jinja2.visitor import NodeTransformer
 from markupsafe import escape
 
 from pydllm.text import template_guards as guards
+from pydllm.text.json_file import one_line
 from pydllm.text.template_budget import Budget, OpaqueNamespace, TemplateLimitError
 
 if TYPE_CHECKING:
@@ -47,6 +48,21 @@ class RaisedByTemplateError(TemplateError):
     """The template called raise_exception: it refuses the conversation."""
 
 
+class _Missing(Undefined):
+    """jinja2's Undefined; only the words differ when a template uses it."""
+
+    __slots__ = ()
+
+    @property
+    def _undefined_message(self) -> str:
+        name, owner = self._undefined_name, self._undefined_obj
+        shown = one_line(repr(name), limit=60) if isinstance(name, str | int) else "an item"
+        if self._undefined_exception is SecurityError:
+            return f"reads {shown}, which chat templates may not"
+        where = "" if owner is missing else f" in {guards.kind(owner)}"
+        return f"expected {shown}{where}, got nothing"
+
+
 class _GenerationTag(Extension):
     """{% generation %}: marks the assistant's tokens for training; here only its body matters."""
 
@@ -68,6 +84,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
             extensions=[loopcontrols, _GenerationTag],
             finalize=_finalize,
+            undefined=_Missing,
             optimized=False,
             cache_size=0,
         )
@@ -125,7 +142,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         """A bounded operator."""
         budget = current_budget.get()
         budget.tick()
-        return guards.OPERATORS[operator](budget, left, right)
+        return guards.compute(budget, operator, left, right)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """str.format with bounded fields."""
@@ -302,9 +319,7 @@ def _bounded_filters(originals: dict[str, Callable[..., Any]]) -> dict[str, Call
         "e": lambda value: str(escape(value)),
         "escape": lambda value: str(escape(value)),
         "safe": str,
-        "format": lambda text, *args, **kwargs: guards.modulo(
-            current_budget.get(), str(text), kwargs or args
-        ),
+        "format": lambda text, *args, **kwargs: guards.modulo(current_budget.get(), str(text), kwargs or args),
         "indent": _with_budget(guards.indent),
         "join": _join_filter,
         "list": _with_budget(guards.materialise),
@@ -320,17 +335,13 @@ def _bounded_filters(originals: dict[str, Callable[..., Any]]) -> dict[str, Call
 
 
 @pass_environment
-def _join_filter(
-    environment: ChatEnvironment, value: Any, d: Any = "", attribute: str | int | None = None
-) -> str:
+def _join_filter(environment: ChatEnvironment, value: Any, d: Any = "", attribute: str | int | None = None) -> str:
     getter = None if attribute is None else make_attrgetter(environment, attribute)
     return guards.join(current_budget.get(), value, d, getter)
 
 
 @pass_environment
-def _sum_filter(
-    environment: ChatEnvironment, value: Any, attribute: str | int | None = None, start: Any = 0
-) -> Any:
+def _sum_filter(environment: ChatEnvironment, value: Any, attribute: str | int | None = None, start: Any = 0) -> Any:
     if not isinstance(start, int | float):
         raise SecurityError("sums something that is not a number")
     getter = None if attribute is None else make_attrgetter(environment, attribute)

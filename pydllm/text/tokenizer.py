@@ -24,9 +24,7 @@ MAX_TOKENIZER_BYTES = 64 << 20
 """The largest tokenizer.json in use is about 33 MB."""
 MAX_CONFIG_BYTES = 8 << 20
 
-SpecialName = Literal[
-    "bos_token", "eos_token", "pad_token", "mask_token", "unk_token", "cls_token", "sep_token"
-]
+SpecialName = Literal["bos_token", "eos_token", "pad_token", "mask_token", "unk_token", "cls_token", "sep_token"]
 SPECIAL_NAMES: tuple[SpecialName, ...] = (
     "bos_token",
     "eos_token",
@@ -66,13 +64,9 @@ class Tokenizer:
         added = backend.get_added_tokens_decoder()
         special_texts = {token.content for token in added.values() if token.special}
         self._vocab_size = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
-        self._special_ids = frozenset(
-            i for text in special_texts if (i := backend.token_to_id(text)) is not None
-        )
+        self._special_ids = frozenset(i for text in special_texts if (i := backend.token_to_id(text)) is not None)
         self._kind = decoder_kind(backend.decoder)
-        self.special_tokens: Mapping[SpecialName, SpecialToken] = _special_tokens(
-            backend, config, special_map
-        )
+        self.special_tokens: Mapping[SpecialName, SpecialToken] = _special_tokens(backend, config, special_map)
         """The named special tokens that the configuration sets."""
 
     @staticmethod
@@ -86,9 +80,7 @@ class Tokenizer:
             raise CheckpointError("tokenizer.json: not found in the checkpoint directory")
         _check_growth(parse_json_object(data, name="tokenizer.json"))
         config = read_json_object(directory / "tokenizer_config.json", max_bytes=MAX_CONFIG_BYTES) or {}
-        special_map = (
-            read_json_object(directory / "special_tokens_map.json", max_bytes=MAX_CONFIG_BYTES) or {}
-        )
+        special_map = read_json_object(directory / "special_tokens_map.json", max_bytes=MAX_CONFIG_BYTES) or {}
         return _or_checkpoint_error(
             lambda: Tokenizer(tokenizers.Tokenizer.from_buffer(data), config=config, special_map=special_map)
         )
@@ -141,7 +133,9 @@ class Tokenizer:
         """
         require_text(text, field)
         try:
-            return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+            # Unlike encode, a batch of one lets other threads run meanwhile.
+            encoding = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
+            return list(encoding.ids)
         except BaseException as error:
             if _is_panic(error) or isinstance(error, Exception):
                 raise InvalidRequestError(field, "the tokenizer cannot encode this text") from None
@@ -175,9 +169,7 @@ def require_text(value: object, field: str) -> None:
         raise InvalidRequestError(field, f"expected text, got {type(value).__name__}")
     position = _first_surrogate(value)
     if position is not None:
-        raise InvalidRequestError(
-            field, f"expected valid Unicode, got a lone surrogate at character {position}"
-        )
+        raise InvalidRequestError(field, f"expected valid Unicode, got a lone surrogate at character {position}")
 
 
 def _first_surrogate(text: str) -> int | None:
@@ -260,25 +252,17 @@ def _add_configured_tokens(backend: tokenizers.Tokenizer, added: object) -> None
 
 def _token_id(key: str) -> int:
     if not re.fullmatch(r"[0-9]{1,10}", key) or int(key) > _MAX_TOKEN_ID:
-        raise CheckpointError(
-            f"tokenizer_config.json: added_tokens_decoder: bad id {one_line(key, limit=40)!r}"
-        )
+        raise CheckpointError(f"tokenizer_config.json: added_tokens_decoder: bad id {one_line(key, limit=40)!r}")
     return int(key)
 
 
 def _added_token(key: str, value: object) -> tuple[str, dict[str, bool]]:
     content = value.get("content") if isinstance(value, dict) else None
     if not isinstance(value, dict) or not isinstance(content, str) or not content or has_surrogate(content):
-        raise CheckpointError(
-            f"tokenizer_config.json: added_tokens_decoder: {key}: expected a token with content"
-        )
-    flags = {
-        name: value.get(name, False) for name in ("lstrip", "rstrip", "single_word", "normalized", "special")
-    }
+        raise CheckpointError(f"tokenizer_config.json: added_tokens_decoder: {key}: expected a token with content")
+    flags = {name: value.get(name, False) for name in ("lstrip", "rstrip", "single_word", "normalized", "special")}
     if not all(isinstance(flag, bool) for flag in flags.values()):
-        raise CheckpointError(
-            f"tokenizer_config.json: added_tokens_decoder: {key}: expected true or false flags"
-        )
+        raise CheckpointError(f"tokenizer_config.json: added_tokens_decoder: {key}: expected true or false flags")
     return content, flags
 
 

@@ -312,7 +312,9 @@ double goodness_of_fit(const std::vector<float>& logits, RowSampling sampling, c
     statistic += (rest_count - rest_expected) * (rest_count - rest_expected) / rest_expected;
     ++cells;
   }
-  return chi_square_tail(statistic, cells - 1);
+  const double p_value = chi_square_tail(statistic, cells - 1);
+  std::printf("chi-square p %.3f over %d cells\n", p_value, cells);
+  return p_value;
 }
 
 std::vector<float> sampled_logits() {

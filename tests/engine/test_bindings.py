@@ -254,11 +254,12 @@ def test_cancel_takes_any_id(engine: _core.Engine) -> None:
 
 def test_wait_lets_other_threads_run(engine: _core.Engine) -> None:
     engine.drain()
-    waited = threading.Thread(target=engine.wait, args=(30.0,))
+    waited = threading.Thread(target=engine.wait, args=(60.0,))
     waited.start()
-    events_of(engine, engine.submit([1], **REQUEST))
-    waited.join(30)
+    request = engine.submit([1], **REQUEST)
+    waited.join(30)  # before the drain: who comes late would find no events
     assert not waited.is_alive()
+    events_of(engine, request)
     assert engine.wait(0) is False
     refused(lambda: engine.wait(float("nan")), _core.InvalidRequest, "timeout_seconds")
 

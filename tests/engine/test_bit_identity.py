@@ -15,6 +15,7 @@ import pytest
 from pydllm import LLM, DiffusionParams, SamplingParams, Trace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 PROMPT = [77, 64, 127, 107, 302, 303, 327, 127, 102, 220, 158, 222]
@@ -44,7 +45,9 @@ def bits(trace: Trace) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_same_bits_with_fifteen_random_neighbours(tiny: LLM, kind: str) -> None:
+def test_same_bits_with_fifteen_random_neighbours(
+    tiny: LLM, kind: str, record_property: Callable[[str, object], None]
+) -> None:
     alone = traced(tiny, KINDS[kind])
     dice = random.Random(7)
 
@@ -64,16 +67,21 @@ def test_same_bits_with_fifteen_random_neighbours(tiny: LLM, kind: str) -> None:
     for future in together:
         assert future.result().canvases == alone.canvases
         assert bits(future.result()) == bits(alone)
+    shared = (after.request_forwards - before.request_forwards) / (after.steps - before.steps)
+    record_property("figure", f"{kind}: same ids and logit bits among {shared:.1f} requests per forward")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_same_bits_after_a_restart_with_another_number_of_threads(tiny: LLM, tiny_checkpoint: Path, kind: str) -> None:
+def test_same_bits_after_a_restart_with_another_number_of_threads(
+    tiny: LLM, tiny_checkpoint: Path, kind: str, record_property: Callable[[str, object], None]
+) -> None:
     here = traced(tiny, KINDS[kind])
     sampling = {name: value for name, value in vars(KINDS[kind]).items() if value not in (None, ())}
     arguments = json.dumps([PROMPT, sampling, {n: v for n, v in vars(DIFFUSION).items() if v}])
     command = [sys.executable, "-c", RESTARTED, str(tiny_checkpoint), arguments]
     there = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
     assert there == [here.canvases, bits(here)]
+    record_property("figure", f"{kind}: the same in a new process with one thread")
 
 
 def test_another_seed_gives_another_output(tiny: LLM) -> None:

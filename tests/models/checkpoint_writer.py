@@ -93,9 +93,7 @@ def tiny_tensors(dtype: type = np.float32) -> dict[str, np.ndarray]:
         "blocks.0.ff_out.weight": (4, 6),
     }
     random = np.random.default_rng(0)
-    return {
-        f"model.transformer.{name}": random.normal(size=shape).astype(dtype) for name, shape in shapes.items()
-    }
+    return {f"model.transformer.{name}": random.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
 
 
 def write_json(path: Path, value: object) -> None:

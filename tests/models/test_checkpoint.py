@@ -114,9 +114,7 @@ def test_null_sizes_follow_the_original_defaults(tmp_path: Path) -> None:
     assert config["vocab_size"] == 126464
 
 
-@pytest.mark.parametrize(
-    "field", ["mlp_hidden_size", "n_kv_heads", "embedding_size", "rope_theta", "rms_norm_eps"]
-)
+@pytest.mark.parametrize("field", ["mlp_hidden_size", "n_kv_heads", "embedding_size", "rope_theta", "rms_norm_eps"])
 def test_absent_means_the_same_as_null(tmp_path: Path, field: str) -> None:
     write_config(tmp_path, LLADA_8B, **{field: None})
     null = model_config(read_config(tmp_path))
@@ -290,9 +288,7 @@ def test_no_eos_at_all_is_an_empty_set(tmp_path: Path) -> None:
 
 def test_mask_id_comes_from_either_file_or_the_caller(tmp_path: Path) -> None:
     write_tiny(tmp_path, mask_token_id=...)
-    assert refusal(tmp_path).startswith(
-        "mask_token_id: expected in config.json, generation_config.json or given"
-    )
+    assert refusal(tmp_path).startswith("mask_token_id: expected in config.json, generation_config.json or given")
     assert open_checkpoint(tmp_path, mask_token_id=3).mask_token_id == 3
     write_json(tmp_path / "generation_config.json", {"mask_token_id": 2})
     assert open_checkpoint(tmp_path).mask_token_id == 2
@@ -307,24 +303,19 @@ def test_contradicting_mask_ids_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", [-1, 8, True, 2**40])
 def test_given_mask_id_must_be_in_the_vocabulary(tmp_path: Path, given: int) -> None:
-    assert refusal(write_tiny(tmp_path), mask_token_id=given).startswith(
-        "mask_token_id: expected an id in [0, 7]"
-    )
+    assert refusal(write_tiny(tmp_path), mask_token_id=given).startswith("mask_token_id: expected an id in [0, 7]")
 
 
 def test_mask_that_is_an_eos_is_refused(tmp_path: Path) -> None:
     assert (
-        refusal(write_tiny(tmp_path, eos_token_id=6))
-        == "mask_token_id: expected an id that is no eos_token_id, got 6"
+        refusal(write_tiny(tmp_path, eos_token_id=6)) == "mask_token_id: expected an id that is no eos_token_id, got 6"
     )
 
 
 def test_sampling_defaults(tmp_path: Path) -> None:
     write_tiny(tmp_path)
     values = {"temperature": 0.5, "top_p": 0.9, "top_k": 20, "max_new_tokens": 64, "block_length": 8}
-    write_json(
-        tmp_path / "generation_config.json", {**values, "penalty_alpha": 1, "transformers_version": "4"}
-    )
+    write_json(tmp_path / "generation_config.json", {**values, "penalty_alpha": 1, "transformers_version": "4"})
     defaults = open_checkpoint(tmp_path).generation_defaults
     assert (defaults.temperature, defaults.top_p, defaults.top_k) == (0.5, 0.9, 20)
     assert (defaults.max_new_tokens, defaults.block_length) == (64, 8)
@@ -482,9 +473,7 @@ def test_shard_beyond_the_total_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path) == "weights: expected shards 1 to 3, got shard 9"
 
 
-@pytest.mark.parametrize(
-    "name", ["pytorch_model.bin", "model.pt", "model.pth", "pytorch_model-00001-of-00002.bin"]
-)
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "pytorch_model-00001-of-00002.bin"])
 def test_pickles_are_never_opened(tmp_path: Path, name: str) -> None:
     write_config(tmp_path, TINY)
     (tmp_path / name).write_bytes(b"cos\nsystem\n(S'touch /tmp/executed'\ntR.")
@@ -607,6 +596,4 @@ def test_hub_id_is_found_in_the_cache_offline(tmp_path: Path) -> None:
 def test_unknown_hub_id_offline_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "cwd").mkdir()
     line = run_resolve(tmp_path / "home", tmp_path / "cwd", "owner/other")
-    assert line == (
-        "refused owner/other: no such directory, not in the local Hub cache, and the Hub cannot be reached"
-    )
+    assert line == ("refused owner/other: no such directory, not in the local Hub cache, and the Hub cannot be reached")

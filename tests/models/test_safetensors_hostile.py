@@ -113,9 +113,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_hostile_file_is_refused_in_one_line(
-    tmp_path: Path, config: dict[str, Any], valid: bytes, case: str
-) -> None:
+def test_hostile_file_is_refused_in_one_line(tmp_path: Path, config: dict[str, Any], valid: bytes, case: str) -> None:
     change, part = HOSTILE[case]
     path = tmp_path / "model.safetensors"
     path.write_bytes(change(*header_and_data(valid)))
@@ -149,9 +147,7 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path, config: dict[str, Any
     for name in ("a.safetensors", "b.safetensors"):
         save_file(tiny_tensors(), tmp_path / name)
     with pytest.raises(_core.InvalidCheckpoint, match=r"stands in a\.safetensors and b\.safetensors"):
-        _core.load_model(
-            config, [str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")], threads=1
-        )
+        _core.load_model(config, [str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")], threads=1)
 
 
 def test_progress_reaches_the_total(tmp_path: Path, config: dict[str, Any]) -> None:
@@ -168,9 +164,7 @@ def mutated(file: bytes, source: random.Random, header_end: int) -> bytes:
             case 0:
                 out[at : at + 1] = bytes([source.randrange(256)])
             case 1:
-                out[at:at] = source.choice(
-                    [b"{", b"}", b"[", b"]", b'"', b",", b":", b"\\", b"-", b"9", b"0", b"e"]
-                )
+                out[at:at] = source.choice([b"{", b"}", b"[", b"]", b'"', b",", b":", b"\\", b"-", b"9", b"0", b"e"])
             case 2:
                 del out[at : at + source.randint(1, 4)]
             case _:
@@ -197,8 +191,6 @@ def test_mutated_files_load_or_are_refused(tmp_path: Path, config: dict[str, Any
 
 def test_config_outside_the_core_is_refused_by_field(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path, n_layers=10**6))
-    with pytest.raises(
-        _core.InvalidCheckpoint, match=r"num_layers: expected an integer in \[1, 4096\], got 1000000"
-    ):
+    with pytest.raises(_core.InvalidCheckpoint, match=r"num_layers: expected an integer in \[1, 4096\], got 1000000"):
         _core.load_model(checkpoint.config, checkpoint.shards, threads=1)
     assert TINY["n_layers"] == 1

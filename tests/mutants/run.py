@@ -106,7 +106,7 @@ def test_is_green(mutant: Mutant) -> bool:
         return False
     if mutant.is_python and done.returncode not in (0, 1):
         raise SystemExit(f"{mutant.path.name}: pytest could not run\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    if not mutant.is_python and "0 tests" in done.stdout:
+    if not mutant.is_python and "] 0 tests from" in done.stdout:
         raise SystemExit(f"{mutant.path.name}: no test matches {mutant.test}")
     return done.returncode == 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -11,6 +12,8 @@ from pydllm_proto.v1 import generation_service_pb2 as pb
 from pydllm_proto.v1 import types_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from serving import Client
 
 Code = grpc.StatusCode
@@ -81,7 +84,9 @@ async def idle_stats(client: Client) -> Any:
             await asyncio.sleep(0.01)
 
 
-async def test_random_cancellations_and_deadlines_lose_no_page_and_no_status(demo: Client) -> None:
+async def test_random_cancellations_and_deadlines_lose_no_page_and_no_status(
+    demo: Client, record_property: Callable[[str, object], None]
+) -> None:
     before = client_totals(demo)
     rngs = [random.Random(seed) for seed in range(STREAMS)]
     codes = await asyncio.gather(*(stream(demo, rng) for rng in rngs))
@@ -91,6 +96,8 @@ async def test_random_cancellations_and_deadlines_lose_no_page_and_no_status(dem
     assert stats.pages_used == 0
     assert stats.integrity == ""
     assert stats.requests_finished > before
+    ends = ", ".join(f"{count} {code.name}" for code, count in sorted(Counter(codes).items(), key=str))
+    record_property("figure", f"{STREAMS} streams: {ends}; {stats.pages_used} of {stats.pages_total} pages in use")
     assert demo.app.lifecycle.running_calls == 0
     alive = await demo.generation.Generate(
         pb.GenerateRequest(prompt="x", sampling=types_pb2.SamplingParams(max_tokens=1))

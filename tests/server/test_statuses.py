@@ -303,7 +303,7 @@ async def test_mask_and_eos_ids_in_a_prompt_are_data(demo: Client) -> None:
 
 async def test_the_deadline_reaches_the_engine(scripted: Client) -> None:
     await scripted.generation.Generate(prompt(), timeout=30)
-    assert 20 < scripted.engine.deadline_seconds <= 30
+    assert 20 < scripted.engine.deadline_seconds <= 31  # gRPC rounds the timeout on the wire
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -10,13 +10,14 @@ from pydllm_proto.v1 import generation_service_pb2 as pb
 from pydllm_proto.v1 import types_pb2
 from serving import Client, block, ended_by_token, event
 
+from pydllm.outputs import BlockSnapshot
 from pydllm.server.candidate import Candidate
 from pydllm.server.convert import StreamOptions
-from pydllm.server.outbox import Outbox, Snapshot
+from pydllm.server.outbox import Outbox
 from pydllm.server.provisional import Renderer
 from pydllm.text import CandidateAssembler, Tokenizer
 
-M = -1
+M = None
 
 
 class Clock:
@@ -31,9 +32,11 @@ def outbox(clock: Clock, *, step_interval: int = 1, min_interval: float = 1.0) -
     return Outbox(step_interval=step_interval, min_interval=min_interval, clock=clock)
 
 
-def snapshot(step: int, *, candidate: int = 0, block_index: int = 0, ids: list[int] | None = None) -> Snapshot:
-    return Snapshot(
-        candidate=candidate,
+def snapshot(
+    step: int, *, candidate: int = 0, block_index: int = 0, ids: list[int | None] | None = None
+) -> BlockSnapshot:
+    return BlockSnapshot(
+        index=candidate,
         block_index=block_index,
         step=step,
         token_offset=4 * block_index,
@@ -71,7 +74,7 @@ async def test_a_held_back_snapshot_is_sent_when_its_time_comes_without_another_
     await box.get()
     box.offer(snapshot(1))
     sent = await asyncio.wait_for(box.get(), 10)
-    assert isinstance(sent, Snapshot)
+    assert isinstance(sent, BlockSnapshot)
     assert sent.step == 1
 
 
@@ -79,7 +82,7 @@ async def test_candidates_are_throttled_apart() -> None:
     box = outbox(Clock())
     box.offer(snapshot(0))
     box.offer(snapshot(0, candidate=1))
-    assert {(await ready(box)).candidate, (await ready(box)).candidate} == {0, 1}
+    assert {(await ready(box)).index, (await ready(box)).index} == {0, 1}
 
 
 async def test_only_every_kth_step_makes_a_snapshot_due() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,9 @@ def rendered(source: str, messages: Any = HI, **options: Any) -> str:
     )
 
 
-def test_recorded_conversations_render_and_encode_as_the_original_did() -> None:
+def test_recorded_conversations_render_and_encode_as_the_original_did(
+    record_property: Callable[[str, object], None],
+) -> None:
     right = 0
     for row in ROWS:
         tokenizer = tokenizer_of(row["ckpt"])
@@ -45,7 +47,7 @@ def test_recorded_conversations_render_and_encode_as_the_original_did() -> None:
         text = chat.render(row["messages"], add_generation_prompt=row["add_generation_prompt"])
         ids = tokenizer.encode(text, add_special_tokens=False)
         right += (text, ids) == (row["rendered"], row["ids"])
-    print(f"text_chat_template {right}/{len(ROWS)}")
+    record_property("figure", f"text_chat_template {right}/{len(ROWS)}")
     assert (right, len(ROWS)) == (18, 18)
 
 
@@ -109,9 +111,7 @@ def huggingface(source: str, messages: Any) -> str:
     def to_json(value: Any, indent: int | None = None) -> str:
         return json.dumps(value, ensure_ascii=False, indent=indent)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = to_json
     variables = {"messages": messages, "tools": None, "add_generation_prompt": True}
     return environment.from_string(source).render(**variables, bos_token="<s>", eos_token="</s>")
@@ -219,6 +219,11 @@ def test_a_template_meets_only_plain_data() -> None:
         ([{"role": "", "content": "x"}], "chat.messages[0].role", "expected a role"),
         ([{"role": 3, "content": "x"}], "chat.messages[0].role", "expected a role"),
         ([{"role": "user", "content": 3}], "chat.messages[0].content", "expected text, got int"),
+        ([{"role": "user"}], "chat.messages[0].content", "^expected text, got nothing$"),
+        ([*HI, {"role": "user", "content": None}], "chat.messages[1].content", "^expected text, got nothing$"),
+        ([{"role": "user", "tool_calls": [{}]}], "chat.messages[0].content", "^expected text, got nothing$"),
+        ([{"role": "assistant"}], "chat.messages[0].content", "^expected text, got nothing$"),
+        ([{"role": "assistant", "tool_calls": []}], "chat.messages[0].content", "^expected text, got nothing$"),
         ([{"role": "user", "content": b"x"}], "chat.messages[0].content", "expected text, got bytes"),
         (
             [*HI, {"role": "user", "content": "\ud83d"}],
@@ -247,7 +252,9 @@ def test_deeply_nested_content_is_refused() -> None:
 
 
 def test_a_template_that_refuses_a_conversation_says_so_in_one_line() -> None:
-    source = "{% for m in messages %}{% if m.role == 'evil' %}{{ raise_exception('no evil\nhere') }}{% endif %}{% endfor %}"
+    source = (
+        "{% for m in messages %}{% if m.role == 'evil' %}{{ raise_exception('no evil\nhere') }}{% endif %}{% endfor %}"
+    )
     assert rendered(source) == ""
     with pytest.raises(InvalidRequestError, match=r"^no evil$") as caught:
         rendered(source, [{"role": "evil", "content": "x"}])
@@ -269,6 +276,36 @@ def test_what_the_template_cannot_compute_is_an_error_of_the_request(source: str
         rendered(source)
     assert caught.value.field == "chat.messages"
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [{}, {"content": None}])
+def test_an_assistant_that_calls_tools_needs_no_content(content: dict[str, Any]) -> None:
+    calls = {"role": "assistant", "tool_calls": [{"name": "f"}], **content}
+    assert rendered("{{ messages[0].tool_calls | tojson }}", [calls]) == '[{"name": "f"}]'
+
+
+REFUSALS = {
+    "{{ messages[0].tool_calls | tojson }}": "tojson expected JSON data, got nothing",
+    "{{ [messages[0].tool_calls] | tojson }}": "tojson expected JSON data, got nothing",
+    "{{ messages[0].tool_calls[0].name }}": "expected 'tool_calls' in an object, got nothing",
+    "{{ messages[0].content + messages }}": "+ expected operands that fit, got text and a list",
+    "{{ messages[0].content - 1 }}": "- expected operands that fit, got text and a number",
+    "{{ none.split('x') }}": "expected 'split' in null, got nothing",
+    "{{ mood() }}": "expected 'mood', got nothing",
+    "{{ 1 % 0 }}": "% expected a divisor, got 0",
+    "{% for x in none %}{% endfor %}": "expected a value of another type",
+    "{{ 'x'.index('y') }}": "expected a value of another form",
+    "{{ 2.5e200 ** 2 }}": "expected numbers within range",
+    "{{ messages[0].content.__class__.x }}": "reads '__class__', which chat templates may not",
+}
+
+
+@pytest.mark.parametrize("source", REFUSALS)
+def test_a_refusal_says_what_was_expected_and_what_came(source: str) -> None:
+    guarded = "{% if messages[0].role == 'tool' %}" + source + "{% endif %}"  # so that it loads
+    with pytest.raises(InvalidRequestError) as caught:
+        rendered(guarded, [{"role": "tool", "content": "x"}])
+    assert str(caught.value) == f"the chat template cannot render this ({REFUSALS[source]})"
 
 
 def test_a_surrogate_made_by_the_template_is_refused() -> None:
@@ -307,9 +344,7 @@ def test_a_checkpoint_without_a_template_has_none(tmp_path: Path) -> None:
     assert loaded(checkpoint(tmp_path, None)) is None
 
 
-@pytest.mark.parametrize(
-    "bad", [3, {"a": 1}, [1], [{"name": "default"}], [{"name": "x", "template": "y"}], []]
-)
+@pytest.mark.parametrize("bad", [3, {"a": 1}, [1], [{"name": "default"}], [{"name": "x", "template": "y"}], []])
 def test_a_malformed_template_entry_is_refused(tmp_path: Path, bad: object) -> None:
     with pytest.raises(CheckpointError, match="chat_template: "):
         loaded(checkpoint(tmp_path, bad))

@@ -21,9 +21,7 @@ def split(ids: list[int], cuts: list[int]) -> list[list[int]]:
 @pytest.mark.parametrize("family", FAMILIES)
 @relaxed
 @given(ids=IDS, cuts=st.lists(st.integers(0, 60), max_size=20), skip=st.booleans())
-def test_deltas_concatenate_to_the_full_decode(
-    family: str, ids: list[int], cuts: list[int], skip: bool
-) -> None:
+def test_deltas_concatenate_to_the_full_decode(family: str, ids: list[int], cuts: list[int], skip: bool) -> None:
     tokenizer = tokenizer_of(family)
     if family not in NAMES:
         ids = [i % (tokenizer.vocab_size + (i >= 0)) for i in ids]

@@ -13,8 +13,7 @@ from pydllm.text import ChatTemplate
 
 HI = [{"role": "user", "content": "hi"}]
 GROW = (
-    "{% set ns = namespace(a='a' * 1000) %}{% for i in range(60) %}{% set ns.a = STEP %}{% endfor %}"
-    "{{ ns.a | length }}"
+    "{% set ns = namespace(a='a' * 1000) %}{% for i in range(60) %}{% set ns.a = STEP %}{% endfor %}{{ ns.a | length }}"
 )
 NEST = "{% set ns = namespace(a=SEED) %}{% for i in range(60) %}{% set ns.a = STEP %}{% endfor %}{{ ns.a }}"
 BIG = "{% set s = 'a' * 4000000 %}"
@@ -51,8 +50,7 @@ HOSTILE = {
     "range beyond words": "{{ range(10**30) | length }}",
     "nested loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "loops that filter all": "{% for i in range(99999) if false %}{% endfor %}" * 300,
-    "loops that break": "{% for i in range(99999) %}{% for j in range(9) %}{% break %}{% endfor %}{% endfor %}"
-    * 30,
+    "loops that break": "{% for i in range(99999) %}{% for j in range(9) %}{% break %}{% endfor %}{% endfor %}" * 30,
     "double by ~": grow("ns.a ~ ns.a"),
     "double by +": grow("ns.a + ns.a"),
     "double by printf": grow("'%s%s' % (ns.a, ns.a)"),
@@ -74,8 +72,7 @@ HOSTILE = {
     "deep lists": "{% set ns = namespace(a=[]) %}{% for i in range(9999) %}{% set ns.a = [ns.a] %}{% endfor %}{{ ns.a }}",
     "hoarded texts": "{% set ns = namespace(a=[]) %}{% for i in range(9999) %}{% set ns.a = ns.a + ['x' * 99999 ~ i] %}"
     "{% endfor %}",
-    "hoarded slices": BIG
-    + "{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = [ns.l, s[i:]] %}"
+    "hoarded slices": BIG + "{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = [ns.l, s[i:]] %}"
     "{% endfor %}",
     "endless macro": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "branching macro": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
@@ -83,9 +80,7 @@ HOSTILE = {
     "endless loop()": "{% for x in [1] recursive %}{{ loop([1, 2]) }}{% endfor %}",
     "repeated literal": "{% for i in range(99999) %}" + "x" * 50000 + "{% endfor %}",
     "captured literal": "{% set y %}{% for i in range(99999) %}" + "x" * 50000 + "{% endfor %}{% endset %}",
-    "captured macro": "{% macro m() %}"
-    + "x" * 50000
-    + "{% endmacro %}{% set y %}{% for i in range(99999) %}{{ m() }}"
+    "captured macro": "{% macro m() %}" + "x" * 50000 + "{% endmacro %}{% set y %}{% for i in range(99999) %}{{ m() }}"
     "{% endfor %}{% endset %}",
     "batch": "{{ [1] | batch(10**9, 'x') | list }}",
     "slice": "{{ [1] | slice(10**9) | list }}",
@@ -95,9 +90,7 @@ HOSTILE = {
     "split": BIG + "{% for i in range(1000) %}{% set x = s.split('a') %}{% endfor %}",
     "splitlines": "{% set s = '\\n' * 3000000 %}{% set x = s.splitlines() %}",
     "list of text": "{% for i in range(100) %}{% set x = ('a' * 3000000) | list %}{% endfor %}",
-    "search": "{% set s = 'a' * 3000000 %}{% for i in range(99999) %}"
-    + "{{ 'aaab' in s }}" * 100
-    + "{% endfor %}",
+    "search": "{% set s = 'a' * 3000000 %}{% for i in range(99999) %}" + "{{ 'aaab' in s }}" * 100 + "{% endfor %}",
     "count": "{% set s = 'a' * 3000000 %}{% for i in range(99999) %}{{ s.count('ab') }}{% endfor %}",
     "titles": "{% for i in range(99999) %}{{ ('a b ' * 900000) | title | length }}{% endfor %}",
     "smallest": "{% for i in range(99999) %}{{ ('ab' * 1900000) | min }}{% endfor %}",

@@ -15,9 +15,7 @@ SHORT = st.text("ab", min_size=1, max_size=4)
 
 @relaxed
 @given(text=st.text("abc", max_size=40), stops=st.lists(SHORT, max_size=5), cuts=st.lists(st.integers(0, 40)))
-def test_the_match_that_ends_first_is_found_in_every_splitting(
-    text: str, stops: list[str], cuts: list[int]
-) -> None:
+def test_the_match_that_ends_first_is_found_in_every_splitting(text: str, stops: list[str], cuts: list[int]) -> None:
     matcher = StopMatcher(stops)
     edges = [0, *sorted(min(c, len(text)) for c in cuts), len(text)]
     for a, b in itertools.pairwise(edges):

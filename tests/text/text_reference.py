@@ -42,9 +42,7 @@ def sentencepiece(strip: int = 1) -> tokenizers.Tokenizer:
     """Llama's layout: "▁" pieces, <0xNN> bytes, the first space dropped."""
     pieces = ["<unk>", *(f"<0x{b:02X}>" for b in range(256)), "▁", "▁a", "b", "▁▁", "é", "\n", "▁stop", "."]
     vocab = {piece: index for index, piece in enumerate(pieces)}
-    backend = tokenizers.Tokenizer(
-        models.BPE(vocab, [], byte_fallback=True, unk_token="<unk>", fuse_unk=True)
-    )
+    backend = tokenizers.Tokenizer(models.BPE(vocab, [], byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     chain = [
         decoders.Replace("▁", " "),
         decoders.ByteFallback(),

@@ -1,4 +1,4 @@
-"""What the server reads of the engine's events (core/engine/request.h). Times in seconds, offsets in tokens."""
+"""What text output needs of the engine's events (core/engine/request.h). Times in seconds, offsets in tokens."""
 
 from __future__ import annotations
 
