@@ -35,7 +35,7 @@ class Mutant:
 
     @property
     def is_python(self) -> bool:
-        return self.test.endswith(".py") or ".py::" in self.test
+        return ".py" in self.test
 
 
 def read(path: Path) -> Mutant:
