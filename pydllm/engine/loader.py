@@ -26,6 +26,15 @@ PROGRESS_SECONDS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
+class FoundModel:
+    """A checkpoint whose files are there and whose configuration is understood; no weight has been read yet."""
+
+    checkpoint: Checkpoint
+    config: EngineConfig
+    facts: ModelFacts
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoadedModel:
     """A running core engine and what is known of its model. Owned by the AsyncEngine or Engine made of it."""
 
@@ -36,15 +45,11 @@ class LoadedModel:
     info: _core.ModelInfo
 
 
-def load(
-    model: str | os.PathLike[str] | None = None,
-    config: EngineConfig | None = None,
-    *,
-    revision: str | None = None,
-    progress: Progress | None = None,
-) -> LoadedModel:
-    """Loads a checkpoint (a directory, a Hugging Face id, None for the embedded demo model) and starts its
-    engine.
+def find(
+    model: str | os.PathLike[str] | None = None, config: EngineConfig | None = None, *, revision: str | None = None
+) -> FoundModel:
+    """Finds a checkpoint (a directory, a Hugging Face id, None for the embedded demo model) and checks all but its
+    weights, so that a missing tokenizer or a wrong option is known before gigabytes are read.
 
     Raises CheckpointError, InvalidRequestError (an option) or UnsupportedError, in one line.
     """
@@ -55,16 +60,31 @@ def load(
         mask_token_id=config.mask_token_id,
         name="demo" if model is None else None,
     )
-    facts = _facts(checkpoint, config)
+    return FoundModel(checkpoint=checkpoint, config=config, facts=_facts(checkpoint, config))
+
+
+def start(found: FoundModel, *, progress: Progress | None = None) -> LoadedModel:
+    """Loads the weights of a checkpoint and starts its engine. Raises CheckpointError or InvalidRequestError."""
     try:
-        weights = _load_weights(checkpoint, config, progress)
+        weights = _load_weights(found.checkpoint, found.config, progress)
         info = weights.info
-        core = _start(weights, facts, config)
+        core = _start(weights, found.facts, found.config)
     except _core.CoreError as error:
         raise load_error(error) from None
     except MemoryError:
         raise PydllmError("not enough memory for the model and its K/V pages") from None
-    return LoadedModel(core=core, checkpoint=checkpoint, config=config, facts=facts, info=info)
+    return LoadedModel(core=core, checkpoint=found.checkpoint, config=found.config, facts=found.facts, info=info)
+
+
+def load(
+    model: str | os.PathLike[str] | None = None,
+    config: EngineConfig | None = None,
+    *,
+    revision: str | None = None,
+    progress: Progress | None = None,
+) -> LoadedModel:
+    """`find` and `start` in one."""
+    return start(find(model, config, revision=revision), progress=progress)
 
 
 def _directory(model: str | os.PathLike[str] | None, revision: str | None) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from pydllm.engine import AsyncEngine, AsyncGeneration, EngineConfig, PreparedRequest, load
+from pydllm.engine import AsyncEngine, AsyncGeneration, EngineConfig, PreparedRequest, find, start
 from pydllm.llm.candidate import Candidate
 from pydllm.llm.progress import progress_bar
 from pydllm.llm.prompts import Chat, Prompt, Prompts, TextSide, chat_list, prompt_list
@@ -39,9 +39,9 @@ class AsyncLLM:
     ) -> None:
         """As LLM."""
         config = EngineConfig.from_options(device=device, dtype=dtype, max_model_len=max_model_len, **engine_options)
-        loaded = load(model, config)
-        self._engine = AsyncEngine(loaded)
-        self._text = TextSide(loaded.checkpoint)
+        found = find(model, config)
+        self._text = TextSide(found.checkpoint)
+        self._engine = AsyncEngine(start(found))
 
     @property
     def engine(self) -> AsyncEngine:

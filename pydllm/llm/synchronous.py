@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydllm.engine import Engine, EngineConfig, PreparedRequest, load
+from pydllm.engine import Engine, EngineConfig, PreparedRequest, find, start
 from pydllm.llm.candidate import Candidate
 from pydllm.llm.progress import progress_bar
 from pydllm.llm.prompts import Chat, Prompt, Prompts, TextSide, chat_list, prompt_list
@@ -43,9 +43,9 @@ class LLM:
         or UnsupportedError.
         """
         config = EngineConfig.from_options(device=device, dtype=dtype, max_model_len=max_model_len, **engine_options)
-        loaded = load(model, config)
-        self._engine = Engine(loaded)
-        self._text = TextSide(loaded.checkpoint)
+        found = find(model, config)
+        self._text = TextSide(found.checkpoint)
+        self._engine = Engine(start(found))
 
     @property
     def engine(self) -> Engine:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from pydllm.engine import AsyncEngine, EngineConfig, load
+from pydllm.engine import AsyncEngine, EngineConfig, find, start
 from pydllm.server.served import Served
 from pydllm.text import ChatTemplate, Tokenizer
 
@@ -27,18 +27,20 @@ def load_served(
     progress: Progress | None = None,
 ) -> Served:
     """Loads weights, tokenizer and chat template; any thread. Raises CheckpointError and the options' errors."""
-    loaded = load(model, config, revision=revision, progress=progress)
-    directory = loaded.checkpoint.path
-    tokenizer = Tokenizer.load(directory)
+    found = find(model, config, revision=revision)
+    checkpoint = found.checkpoint
+    tokenizer = Tokenizer.load(checkpoint.path)
+    chat_template = ChatTemplate.load(checkpoint.path, tokenizer)
+    loaded = start(found, progress=progress)
     stamp = Timestamp()
     stamp.GetCurrentTime()
     return Served(
-        name=served_model_name or _default_name(model, loaded.checkpoint.name),
+        name=served_model_name or _default_name(model, checkpoint.name),
         engine=AsyncEngine(loaded),
         tokenizer=tokenizer,
-        chat_template=ChatTemplate.load(directory, tokenizer),
+        chat_template=chat_template,
         loaded=stamp,
-        source=_default_name(model, loaded.checkpoint.name),
+        source=_default_name(model, checkpoint.name),
         revision=revision or "",
         longest_token=max(len(tokenizer.token_text(i) or "") for i in range(tokenizer.vocab_size)),
     )
