@@ -28,16 +28,20 @@ def _silent(done: int, total: int) -> None:
 
 
 @contextlib.contextmanager
-def loading(label: str) -> Iterator[Report]:
-    """A progress bar on a terminal, one plain line elsewhere; yields what takes (bytes done, bytes in all)."""
+def loading(label: str, *, quiet: bool = False) -> Iterator[Report]:
+    """A progress bar on a terminal, elsewhere one plain line (nothing when quiet).
+
+    Yields what takes (bytes done, bytes in all).
+    """
     if not sys.stderr.isatty():
-        print(f"loading {label}", file=sys.stderr, flush=True)
+        if not quiet:
+            print(f"loading {label}", file=sys.stderr, flush=True)
         yield _silent
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=quiet) as bar:
         task = bar.add_task(f"loading {label}", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total or None)

@@ -8,20 +8,20 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pydllm.cli.console import FAILED, OK, USAGE, fail
+from pydllm.cli.console import FAILED, OK, USAGE, fail, loading
 from pydllm.cli.options import Resolved, UsageError, resolve
 from pydllm.cli.settings import ENGINE, GENERATE, MODEL, listed
 from pydllm.errors import InvalidRequestError, PydllmError, UnsupportedError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pydllm.llm import LLM
     from pydllm.outputs import GenerationOutput
     from pydllm.params import DiffusionParams, SamplingParams
 
-_SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "n", "ignore_eos")
+_SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "seed", "n", "ignore_eos")
 _DIFFUSION = (
     "algorithm",
     "block_length",
@@ -38,7 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         settings = resolve(options, vars(arguments), os.environ, arguments.config)
         prompt = _prompt(arguments.prompt)
-        outputs = _generate(prompt, settings, raw=arguments.raw)
+        sampling, diffusion = _params(settings, arguments.stop, arguments.param)
+        outputs = _generate(prompt, settings, sampling, diffusion, raw=arguments.raw)
     except (UsageError, InvalidRequestError, UnsupportedError) as error:
         return fail("generate", error, USAGE)
     except PydllmError as error:
@@ -59,8 +60,9 @@ def _prompt(given: str) -> str:
         raise UsageError("PROMPT: expected UTF-8 text on stdin") from None
 
 
-def _generate(prompt: str, settings: Mapping[str, Resolved], *, raw: bool) -> list[GenerationOutput]:
-    sampling, diffusion = _params(settings)
+def _generate(
+    prompt: str, settings: Mapping[str, Resolved], sampling: SamplingParams, diffusion: DiffusionParams, *, raw: bool
+) -> list[GenerationOutput]:
     with _load(settings) as llm:
         if not raw:
             try:
@@ -73,10 +75,27 @@ def _generate(prompt: str, settings: Mapping[str, Resolved], *, raw: bool) -> li
         return llm.generate(prompt, sampling=sampling, diffusion=diffusion, progress=False)
 
 
-def _params(settings: Mapping[str, Resolved]) -> tuple[SamplingParams, DiffusionParams]:
+def _params(
+    settings: Mapping[str, Resolved], stop: Sequence[str], params: Sequence[str]
+) -> tuple[SamplingParams, DiffusionParams]:
     from pydllm.params import DiffusionParams, SamplingParams
 
-    return SamplingParams(**_given(settings, _SAMPLING)), DiffusionParams(**_given(settings, _DIFFUSION))
+    return (
+        SamplingParams(**_given(settings, _SAMPLING), stop=tuple(stop)),
+        DiffusionParams(**_given(settings, _DIFFUSION), extra=dict(map(_extra, params))),
+    )
+
+
+def _extra(given: str) -> tuple[str, bool | int | float | str]:
+    """NAME=VALUE: a JSON number, true or false; anything else is text."""
+    name, equals, written = given.partition("=")
+    if not (name and equals):
+        raise UsageError(f"--param: expected NAME=VALUE, got {given[:60]!r}")
+    try:
+        value = json.loads(written)
+    except ValueError:
+        value = written
+    return name, value if isinstance(value, bool | int | float) else written
 
 
 def _given(settings: Mapping[str, Resolved], names: tuple[str, ...]) -> dict[str, Any]:
@@ -87,7 +106,9 @@ def _load(settings: Mapping[str, Resolved]) -> LLM:
     from pydllm.llm import LLM
 
     names = tuple(option.name for option in listed(ENGINE))
-    return LLM(settings["model"].value, **_given(settings, names))
+    model = settings["model"].value
+    with loading(model or "the embedded demo model", quiet=True) as report:
+        return LLM(model, load_progress=report, **_given(settings, names))
 
 
 def _print_stats(output: GenerationOutput) -> None:

@@ -31,6 +31,9 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
     _add_serve(commands)
     _add_generate(commands)
+    commands.add_parser(
+        "models", help="architectures and decoding algorithms, with their parameters", allow_abbrev=False
+    )
     commands.add_parser("env", help="versions, processor, memory and CUDA, for bug reports", allow_abbrev=False)
     commands.add_parser("version", help="print the version", allow_abbrev=False)
     return top
@@ -75,6 +78,16 @@ def _add_generate(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.add_argument("prompt", metavar="PROMPT", help='the prompt; "-" reads stdin')
     command.add_argument("--model", default=None, metavar="MODEL", help=_MODEL_HELP)
     command.add_argument("--config", default=None, metavar="FILE", help="YAML file with options as keys")
+    command.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="stop string; may be given several times"
+    )
+    command.add_argument(
+        "--param",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="parameter of the algorithm, e.g. steps=64 (see `pydllm models`); may be given several times",
+    )
     add_options(command, {**GENERATE, **ENGINE})
     output = command.add_argument_group("output")
     output.add_argument("--raw", action="store_true", help="send the prompt as it is, without the chat template")

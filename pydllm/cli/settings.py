@@ -72,7 +72,6 @@ GENERATE: Groups = {
         Option("top_p", "nucleus mass in (0, 1]", real(0, 1), metavar="P"),
         Option("top_k", "0 disables", whole(0), metavar="K"),
         Option("seed", "makes sampling repeatable", whole(0, 2**64 - 1), metavar="SEED"),
-        Option("stop", "stop string", text, metavar="TEXT"),
         Option("n", "candidates", whole(1, 128), metavar="N"),
         Option("ignore_eos", "generate max_tokens whatever the model says", switch),
     ),

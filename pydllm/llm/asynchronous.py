@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from types import TracebackType
 
+    from pydllm.engine import Progress
     from pydllm.outputs import GenerationOutput, StreamEvent, Trace
     from pydllm.params import DiffusionParams, SamplingParams
     from pydllm.text import Tokenizer
@@ -35,13 +36,14 @@ class AsyncLLM:
         device: str = "auto",
         dtype: str = "auto",
         max_model_len: int | None = None,
+        load_progress: Progress | None = None,
         **engine_options: object,
     ) -> None:
         """As LLM."""
         config = EngineConfig.from_options(device=device, dtype=dtype, max_model_len=max_model_len, **engine_options)
         found = find(model, config)
         self._text = TextSide(found.checkpoint)
-        self._engine = AsyncEngine(start(found))
+        self._engine = AsyncEngine(start(found, progress=load_progress))
 
     @property
     def engine(self) -> AsyncEngine:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
+    from pydllm.engine import Progress
     from pydllm.outputs import GenerationOutput, StreamEvent, Trace
     from pydllm.params import DiffusionParams, SamplingParams
     from pydllm.text import Tokenizer
@@ -35,17 +36,19 @@ class LLM:
         device: str = "auto",
         dtype: str = "auto",
         max_model_len: int | None = None,
+        load_progress: Progress | None = None,
         **engine_options: object,
     ) -> None:
         """Loads a checkpoint directory or Hugging Face id; None is the embedded demo model.
 
+        `load_progress` is called with (bytes done, bytes in all) while the weights are packed.
         `engine_options` are fields of pydllm.engine.EngineConfig. Raises CheckpointError, InvalidRequestError
         or UnsupportedError.
         """
         config = EngineConfig.from_options(device=device, dtype=dtype, max_model_len=max_model_len, **engine_options)
         found = find(model, config)
         self._text = TextSide(found.checkpoint)
-        self._engine = Engine(start(found))
+        self._engine = Engine(start(found, progress=load_progress))
 
     @property
     def engine(self) -> Engine:

@@ -432,3 +432,11 @@ def test_no_bar_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar(3, enabled=True) as advance:
         advance()
     assert capsys.readouterr() == ("", "")
+
+
+def test_loading_reports_its_progress_up_to_the_end(tiny_checkpoint: Path) -> None:
+    reports: list[tuple[int, int]] = []
+    with LLM(tiny_checkpoint, load_progress=lambda done, total: reports.append((done, total))):
+        pass
+    done, total = reports[-1]
+    assert done == total > 100_000

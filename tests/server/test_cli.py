@@ -166,6 +166,29 @@ def test_errors_are_one_line_without_traceback(
         assert len(out.stderr.decode().strip().splitlines()) == 1
 
 
+def test_generate_takes_stop_strings_and_parameters_of_the_algorithm() -> None:
+    arguments = ["generate", "Solve: 12 + 30.", "--json", "--algorithm", "llada_schedule", "--param", "steps=5"]
+    whole_run = json.loads(run(*arguments, "--ignore-eos").stdout)
+    assert whole_run["stats"]["forward_passes"] == 5
+    cut = json.loads(run(*arguments, "--stop", "nowhere", "--stop", " = ").stdout)
+    assert (cut["text"], cut["finish_reason"], cut["stop_match"]) == ("12 + 30", "stop_sequence", " = ")
+    wrong = run(*arguments[:2], "--param", "steps")
+    assert (wrong.returncode, b"NAME=VALUE" in wrong.stderr) == (2, True)
+    unknown = run(*arguments[:2], "--param", "nope=1")
+    assert (unknown.returncode, b"diffusion.extra.nope" in unknown.stderr) == (2, True)
+
+
+def test_models_lists_every_algorithm_with_its_parameters() -> None:
+    from pydllm import _core
+
+    out = run("models").stdout.decode()
+    for algorithm in _core.algorithms():
+        assert f"\n{algorithm.name}" in out
+        for spec in algorithm.params:
+            assert f"  {spec.name} " in out
+    assert "LLaDAModelLM" in out
+
+
 def test_version_and_env() -> None:
     from pydllm._version import __version__
 

@@ -1,0 +1,36 @@
+"""`pydllm models`: what this build can run, from the registries of the core."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydllm.cli.console import OK
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pydllm import _core
+
+
+def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001
+    """Prints architectures, then every algorithm with its parameters."""
+    from pydllm import _core
+
+    print("architectures (config.json: architectures)")
+    for architecture in _core.architectures():
+        names = ", ".join(
+            f"{name} (default)" if name == architecture.default_algorithm else name for name in architecture.algorithms
+        )
+        print(f"  {architecture.name}: {names}")
+    for algorithm in _core.algorithms():
+        aliases = f" (also {', '.join(algorithm.aliases)})" if algorithm.aliases else ""
+        print(f"\n{algorithm.name}{aliases}: {algorithm.summary}\n  from {algorithm.source}")
+        for spec in algorithm.params:
+            print(f"  {spec.name:22} {_range(spec):28} default {spec.default:15} {spec.help}")
+    return OK
+
+
+def _range(spec: _core.ParamSpec) -> str:
+    if spec.choices:
+        return " | ".join(spec.choices)
+    return spec.type if spec.type == "bool" else f"{spec.type} in [{spec.minimum:g}, {spec.maximum:g}]"
