@@ -101,7 +101,8 @@ proto-check: $(VENV)/.lint
 	PYTHON=$(BIN)/python proto/generate.sh --check
 
 bench: $(VENV)/.built $(VENV)/.test
-	$(BIN)/python bench/linear.py $(ARGS)
+	$(BIN)/python bench/linear.py
+	$(BIN)/python bench/step.py
 
 # --- proof ---
 
