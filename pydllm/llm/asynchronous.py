@@ -42,7 +42,7 @@ class AsyncLLM:
         """As LLM."""
         config = EngineConfig.from_options(device=device, dtype=dtype, max_model_len=max_model_len, **engine_options)
         found = find(model, config)
-        self._text = TextSide(found.checkpoint)
+        self._text = TextSide(found.checkpoint.path)
         self._engine = AsyncEngine(start(found, progress=load_progress))
 
     @property

@@ -11,7 +11,7 @@ from pydllm.params import shown
 from pydllm.text import ChatTemplate, Tokenizer
 
 if TYPE_CHECKING:
-    from pydllm.checkpoint import Checkpoint
+    from pathlib import Path
 
 Chat = Sequence[Mapping[str, Any]]
 """A conversation: [{"role": "user", "content": "..."}, ...], oldest first."""
@@ -24,9 +24,9 @@ Prompts = Prompt | Sequence[Prompt]
 class TextSide:
     """The tokenizer and chat template of a checkpoint."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.tokenizer = Tokenizer.load(checkpoint.path)
-        self.chat_template = ChatTemplate.load(checkpoint.path, self.tokenizer)
+    def __init__(self, directory: Path) -> None:
+        self.tokenizer = Tokenizer.load(directory)
+        self.chat_template = ChatTemplate.load(directory, self.tokenizer)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of one prompt; InvalidRequestError or UnsupportedError naming "prompt" or "chat"."""

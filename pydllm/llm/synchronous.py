@@ -47,7 +47,7 @@ class LLM:
         """
         config = EngineConfig.from_options(device=device, dtype=dtype, max_model_len=max_model_len, **engine_options)
         found = find(model, config)
-        self._text = TextSide(found.checkpoint)
+        self._text = TextSide(found.checkpoint.path)
         self._engine = Engine(start(found, progress=load_progress))
 
     @property

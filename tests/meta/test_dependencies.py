@@ -30,7 +30,7 @@ PYTHON = {
     "pydllm.checkpoint": {"pydllm._core", *COMMON},
     "pydllm.text": COMMON,
     "pydllm.engine": {"pydllm._core", "pydllm.checkpoint", "pydllm.demo_model", *COMMON},
-    "pydllm.llm": {"pydllm.engine", "pydllm.text", "pydllm.checkpoint", "pydllm._core", *COMMON},
+    "pydllm.llm": {"pydllm.engine", "pydllm.text", "pydllm._core", *COMMON},
     "pydllm.server": {"pydllm.engine", "pydllm.text", "pydllm_proto", "pydllm._version", *COMMON},
     "pydllm.cli": {"pydllm.server", "pydllm.llm", "pydllm._version", "pydllm._core", *COMMON},
     "pydllm.demo_model": set(),
