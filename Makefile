@@ -8,13 +8,13 @@ ARGS ?=
 CPP_SOURCES := $(shell find core cmake CMakeLists.txt -type f)
 
 .PHONY: help serve build test test-fast test-all test-cpp test-python lint format bench proto proto-check asan tsan qemu \
-  accept-core mutants clean
+  clients test-gateway accept-core accept-serving mutants clean
 
 help:
 	@echo "make serve [ARGS='MODEL --grpc-port 50051']  build and serve (no MODEL: the embedded demo model)"
 	@echo "make test | test-fast | test-all             the suite; the part under a minute; everything incl. sanitizers"
 	@echo "make lint | format | proto | bench           checks; formatting; committed gRPC stubs; benchmarks"
-	@echo "make accept-core | mutants                   each promise with its figure; patches that must turn tests red"
+	@echo "make accept-core | accept-serving | mutants  each promise with its figure; patches that must turn tests red"
 
 # --- set-up: a virtual environment in steps, each redone only when its inputs change ---
 
@@ -43,6 +43,17 @@ $(VENV)/.lint: requirements/lint.txt $(VENV)/.serve
 	$(BIN)/pip install -q --disable-pip-version-check -r requirements/lint.txt
 	@touch $@
 
+# The clients that people use, each in an environment of its own: their versions collide. Fully pinned.
+CLIENTS := build/clients
+
+$(CLIENTS)/.%: requirements/clients-%.txt | $(VENV)/.system-serve
+	$(PYTHON) -m venv --clear $(CLIENTS)/$*
+	$(CLIENTS)/$*/bin/pip install -q --disable-pip-version-check --no-deps -r $<
+	@$(CLIENTS)/$*/bin/pip check -q --disable-pip-version-check
+	@touch $@
+
+clients: $(CLIENTS)/.openai3 $(CLIENTS)/.openai2 $(CLIENTS)/.lm_eval
+
 build: $(VENV)/.built
 
 serve: build
@@ -56,6 +67,7 @@ test-fast: $(VENV)/.built $(VENV)/.test
 	$(BIN)/python -m pytest -q -m "not slow and not clients" tests/meta tests/text tests/models tests/decode tests/engine
 
 test-cpp: $(VENV)/.test
+	@mkdir -p build
 	cmake -S . -B build/cpp -G Ninja -DPYDLLM_TESTS=ON -DPYDLLM_CUDA=OFF >build/cpp-configure.log || \
 	  { cat build/cpp-configure.log; exit 1; }
 	cmake --build build/cpp --target pydllm_tests
@@ -64,7 +76,10 @@ test-cpp: $(VENV)/.test
 test-python: $(VENV)/.built $(VENV)/.test
 	$(BIN)/python -m pytest -q -m "not slow and not clients"
 
-test-all: test qemu asan tsan $(VENV)/.system-all
+test-gateway: $(CLIENTS)/.gateway
+	tools/test_gateway.sh $(CLIENTS)/gateway
+
+test-all: test test-gateway qemu asan tsan clients $(VENV)/.system-all
 	$(BIN)/python -m pytest -q -m "slow or clients"
 
 qemu: test-cpp $(VENV)/.system-all
@@ -74,6 +89,7 @@ qemu: test-cpp $(VENV)/.system-all
 asan: SANITIZER = address
 tsan: SANITIZER = thread
 asan tsan: $(VENV)/.test
+	@mkdir -p build
 	cmake -S . -B build/$@ -G Ninja -DPYDLLM_TESTS=ON -DPYDLLM_CUDA=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 	  -DPYDLLM_SANITIZE=$(SANITIZER) >build/$@-configure.log || { cat build/$@-configure.log; exit 1; }
 	cmake --build build/$@ --target pydllm_tests
@@ -103,11 +119,15 @@ proto-check: $(VENV)/.lint
 bench: $(VENV)/.built $(VENV)/.test
 	$(BIN)/python bench/linear.py
 	$(BIN)/python bench/step.py
+	$(BIN)/python bench/serve.py
 
 # --- proof ---
 
 accept-core: $(VENV)/.built $(VENV)/.test $(VENV)/.system-all
 	$(BIN)/python tests/accept/core.py $(ARGS)
+
+accept-serving: $(VENV)/.built $(VENV)/.test $(VENV)/.system-all
+	$(BIN)/python tests/accept/serving.py $(ARGS)
 
 mutants: $(VENV)/.built $(VENV)/.test
 	$(BIN)/python tests/mutants/run.py $(ARGS)

@@ -3,7 +3,7 @@
 # ruff: noqa: N818 - the names of core/base/errors.h; pydllm.errors has the public ones
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 class CoreError(Exception):
     """Base of the core's errors. `field` is the request field, tensor or file at fault ("" when none applies)."""
@@ -129,12 +129,14 @@ class Event:
     @property
     def snapshot_tokens(self) -> list[int]: ...
     @property
+    def snapshot_confidences(self) -> list[float]: ...
+    @property
     def canvas_before(self) -> list[int]: ...
     @property
     def first_logits(self) -> Tensor | None: ...
     @property
     def finish_reason(self) -> str:
-        """ "stop", "stop_token", "length" or "step_limit"."""
+        """ "stop", "stop_token", "length", "step_limit" or "repetition"."""
     @property
     def stop_token_id(self) -> int: ...
     @property
@@ -146,6 +148,8 @@ class Event:
 class EngineStats:
     """core/engine/request.h: EngineStats, same fields."""
 
+    FORWARD_BATCH_BOUNDS: ClassVar[tuple[int, ...]]
+    """Inclusive upper bounds of `forward_batch_sizes`, which has one bucket more for everything above."""
     @property
     def running(self) -> int: ...
     @property
@@ -162,6 +166,14 @@ class EngineStats:
     def forward_tokens(self) -> int: ...
     @property
     def final_tokens(self) -> int: ...
+    @property
+    def denoise_steps(self) -> int: ...
+    @property
+    def blocks_finished(self) -> int: ...
+    @property
+    def canvas_positions(self) -> int: ...
+    @property
+    def forward_batch_sizes(self) -> list[int]: ...
     @property
     def requests_finished(self) -> int: ...
     @property
@@ -187,6 +199,7 @@ class Engine:
         seed: int = 0,
         eos_token_ids: Sequence[int] = (),
         stop_token_ids: Sequence[int] = (),
+        max_repetition_run: int = 0,
         max_forward_passes: int = 0,
         deadline_seconds: float | None = None,
         snapshots: bool = False,
@@ -247,6 +260,12 @@ class ArchitectureInfo:
     def algorithms(self) -> list[str]: ...
 
 def algorithms() -> list[AlgorithmInfo]: ...
+def check_params(algorithm: str, params: Mapping[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
+    """The parameters under their own names (aliases resolved), numbers in the declared type.
+
+    Raises InvalidRequest or Unsupported as `Engine.submit` does for its `params`.
+    """
+
 def architectures() -> list[ArchitectureInfo]: ...
 def build_info() -> dict[str, Any]:
     """compiler, build_type, cpu ("avx512bf16" ... per dtype), usable_cores, cuda: {"built": bool, "runtime": str,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from pydllm._core import Tensor
 
-FinishReason = Literal["stop", "stop_sequence", "length", "step_limit"]
+FinishReason = Literal["stop", "stop_sequence", "length", "step_limit", "repetition"]
 """stop: the model's EOS. stop_sequence: a requested stop string or token. length: max_tokens.
-step_limit: max_forward_passes."""
+step_limit: max_forward_passes. repetition: max_repetition_run; the run's last token is the last one."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ class BlockSnapshot:
     step: int
     token_offset: int
     token_ids: list[int | None]
+    confidences: list[float]
+    """Of each position: the probability that its token had in the forward pass that wrote it, 0 where masked."""
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ class SamplingParams:
     """At most 64 ids of the vocabulary."""
     include_stop: bool | None = None
     ignore_eos: bool | None = None
+    max_repetition_run: int | None = None
+    """End after this many equal generated tokens in a row, at least 2; 0 disables."""
     n: int | None = None
     """Candidates, 1 to 128."""
 
@@ -62,6 +64,7 @@ class SamplingParams:
         _set(self, "stop_token_ids", _stop_token_ids(self.stop_token_ids))
         _boolean("sampling.include_stop", self.include_stop)
         _boolean("sampling.ignore_eos", self.ignore_eos)
+        _set(self, "max_repetition_run", _repetition_run(self.max_repetition_run))
         _set(self, "n", _integer("sampling.n", self.n, 1, MAX_CANDIDATES))
 
 
@@ -90,7 +93,7 @@ class DiffusionParams:
             _set(self, name, _integer(f"diffusion.{name}", getattr(self, name), 1, MAX_INT32))
         for name in ("confidence_threshold", "entropy_threshold"):
             _set(self, name, _real(f"diffusion.{name}", getattr(self, name), "a finite number"))
-        _set(self, "extra", _extra(self.extra))
+        _set(self, "extra", param_scalars("diffusion.extra", self.extra))
 
 
 def _set(params: object, name: str, value: object) -> None:
@@ -148,6 +151,14 @@ def whole_number(name: str, value: object, low: int, high: int) -> int:
     return number
 
 
+def _repetition_run(value: int | None) -> int | None:
+    name = "sampling.max_repetition_run"
+    run = _integer(name, value, 0, MAX_INT32)
+    if run == 1:  # would end every candidate at its first token
+        _refuse(name, f"0 or an integer in [2, {MAX_INT32}]", value)
+    return run
+
+
 def _boolean(name: str, value: bool | None) -> None:
     if value is not None and not isinstance(value, bool):
         _refuse(name, "true or false", value)
@@ -181,20 +192,20 @@ def _stop_token_ids(values: object) -> tuple[int, ...]:
     return tuple(whole_number(name, value, 0, MAX_INT32) for value in listed)
 
 
-def _extra(values: object) -> dict[str, ParamScalar]:
+def param_scalars(field: str, values: object) -> dict[str, ParamScalar]:
+    """A copy of a mapping of names to plain values; InvalidRequestError naming `field` or "field.NAME" for others."""
     if not isinstance(values, Mapping):
-        _refuse("diffusion.extra", "a mapping of parameter names to values", values)
-    return {_extra_key(key): _extra_value(key, value) for key, value in values.items()}
+        _refuse(field, "a mapping of parameter names to values", values)
+    return {_param_name(field, key): _param_value(f"{field}.{key}", value) for key, value in values.items()}
 
 
-def _extra_key(key: object) -> str:
+def _param_name(field: str, key: object) -> str:
     if not isinstance(key, str):
-        _refuse("diffusion.extra", "names that are strings", key)
+        _refuse(field, "names that are strings", key)
     return key
 
 
-def _extra_value(key: str, value: object) -> ParamScalar:
-    name = f"diffusion.extra.{key}"
+def _param_value(name: str, value: object) -> ParamScalar:
     if isinstance(value, (bool, str)):
         return value
     if isinstance(value, numbers.Integral):

@@ -65,8 +65,9 @@ std::optional<engine::Clock::time_point> to_deadline(const py::object& seconds) 
 RequestId submit(Engine& self, const py::object& prompt, const py::object& max_tokens, const py::object& algorithm,
                  const py::object& params, const py::object& temperature, const py::object& top_p,
                  const py::object& top_k, const py::object& seed, const py::object& eos_token_ids,
-                 const py::object& stop_token_ids, const py::object& max_forward_passes,
-                 const py::object& deadline_seconds, const py::object& snapshots, const py::object& trace) {
+                 const py::object& stop_token_ids, const py::object& max_repetition_run,
+                 const py::object& max_forward_passes, const py::object& deadline_seconds, const py::object& snapshots,
+                 const py::object& trace) {
   Request request;
   request.prompt = to_ids(prompt, "prompt_token_ids");
   request.max_tokens = to_int32(max_tokens, "sampling.max_tokens", 1);
@@ -76,6 +77,7 @@ RequestId submit(Engine& self, const py::object& prompt, const py::object& max_t
   request.seed = to_uint64(seed, "sampling.seed");
   request.eos_token_ids = to_ids(eos_token_ids, "eos_token_ids");
   request.stop_token_ids = to_ids(stop_token_ids, "sampling.stop_token_ids");
+  request.max_repetition_run = to_int32(max_repetition_run, "sampling.max_repetition_run", 0);
   request.algorithm = to_string(algorithm, "diffusion.algorithm");
   request.params = to_params(params);
   request.max_forward_passes = to_int32(max_forward_passes, "diffusion.max_forward_passes", 0);
@@ -107,8 +109,8 @@ void def_submit(py::class_<Engine, EnginePtr>& type) {
   type.def("submit", submit, py::arg("prompt"), py::kw_only(), py::arg("max_tokens"), py::arg("algorithm"),
            py::arg("params") = py::none(), py::arg("temperature") = 0.0, py::arg("top_p") = 1.0, py::arg("top_k") = 0,
            py::arg("seed") = 0, py::arg("eos_token_ids") = py::tuple(), py::arg("stop_token_ids") = py::tuple(),
-           py::arg("max_forward_passes") = 0, py::arg("deadline_seconds") = py::none(), py::arg("snapshots") = false,
-           py::arg("trace") = false);
+           py::arg("max_repetition_run") = 0, py::arg("max_forward_passes") = 0,
+           py::arg("deadline_seconds") = py::none(), py::arg("snapshots") = false, py::arg("trace") = false);
 }
 
 }  // namespace

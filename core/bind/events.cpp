@@ -39,6 +39,8 @@ const char* name(FinishReason reason) {
       return "length";
     case FinishReason::kStepLimit:
       return "step_limit";
+    case FinishReason::kRepetition:
+      return "repetition";
   }
   throw InternalError("unknown finish reason");
 }
@@ -88,6 +90,7 @@ void bind_events(py::module_& module) {
       .def_readonly("snapshot_step", &Event::snapshot_step)
       .def_readonly("snapshot_offset", &Event::snapshot_offset)
       .def_readonly("snapshot_tokens", &Event::snapshot_tokens)
+      .def_readonly("snapshot_confidences", &Event::snapshot_confidences)
       .def_readonly("canvas_before", &Event::canvas_before)
       .def_property_readonly("first_logits", first_logits)
       .def_property_readonly("finish_reason", [](const Event& self) { return name(self.finish_reason); })

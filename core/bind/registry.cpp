@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "bind/bind.h"
+#include "bind/convert.h"
 #include "decode/algorithm.h"
 
 namespace pydllm::bind {
@@ -72,6 +73,14 @@ std::vector<const Algorithm*> all_algorithms() {
   return {known.begin(), known.end()};
 }
 
+// The parameters as the algorithm reads them: aliases resolved, numbers in the declared type.
+py::dict checked_params(const py::object& algorithm, const py::object& params) {
+  const Algorithm& known = decode::find_algorithm(to_string(algorithm, "algorithm"));
+  py::dict out;
+  for (const auto& [key, value] : decode::check_params(known, to_params(params))) out[py::str(key)] = py::cast(value);
+  return out;
+}
+
 std::vector<const Architecture*> all_architectures() {
   std::vector<const Architecture*> out;
   for (const Architecture& architecture : architectures()) out.push_back(&architecture);
@@ -85,6 +94,7 @@ void bind_registry(py::module_& module) {
   bind_algorithm(module);
   bind_architecture(module);
   module.def("algorithms", all_algorithms, py::return_value_policy::reference);
+  module.def("check_params", checked_params, py::arg("algorithm"), py::arg("params"));
   module.def("architectures", all_architectures, py::return_value_policy::reference);
 }
 

@@ -58,7 +58,7 @@ void BlockDecoding::commit(std::span<const RowStats> stats, Canvas& canvas) {
   const int32_t count = choose(ranks_, chosen_.data());
   for (int32_t i = 0; i < count; ++i) {
     const auto row = static_cast<size_t>(chosen_[static_cast<size_t>(i)]);
-    canvas.commit(rows_[row], stats[row].token);
+    canvas.commit(rows_[row], stats[row].token, stats[row].confidence);
   }
   ++forward_;
   walk_.count_step();

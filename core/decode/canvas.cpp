@@ -24,6 +24,7 @@ Canvas::Canvas(std::span<const int32_t> prompt, int32_t max_tokens, int32_t mask
       masked_count_(max_tokens),
       final_end_(prompt_length_),
       tokens_(prompt.begin(), prompt.end()),
+      confidences_(prompt.size() + static_cast<size_t>(max_tokens), 0.0f),
       masked_(prompt.size(), 0) {
   const size_t length = prompt.size() + static_cast<size_t>(max_tokens);
   tokens_.resize(length, mask_token_id);
@@ -42,12 +43,13 @@ void Canvas::masked_positions(int32_t begin, int32_t end, std::vector<int32_t>& 
   }
 }
 
-void Canvas::commit(int32_t position, int32_t token) {
+void Canvas::commit(int32_t position, int32_t token, float confidence) {
   check(0 <= position && position < length(), "canvas: position ", position, " of ", length());
   check(masked(position), "canvas: position ", position, " is not masked");
   check(token != mask_token_id_, "canvas: the mask token cannot be committed (position ", position, ")");
   check(token >= 0, "canvas: no allowed token for position ", position);
   tokens_[static_cast<size_t>(position)] = token;
+  confidences_[static_cast<size_t>(position)] = confidence;
   masked_[static_cast<size_t>(position)] = 0;
   --masked_count_;
   while (final_end_ < length() && !masked(final_end_)) ++final_end_;

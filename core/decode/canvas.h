@@ -17,6 +17,8 @@ class Canvas {
   int32_t prompt_length() const noexcept { return prompt_length_; }
   int32_t mask_token_id() const noexcept { return mask_token_id_; }
   std::span<const int32_t> tokens() const noexcept { return tokens_; }
+  // Of every position: the probability of its token in the forward that wrote it; 0 where the prompt or a mask is.
+  std::span<const float> confidences() const noexcept { return confidences_; }
   bool masked(int32_t position) const { return masked_[static_cast<size_t>(position)] != 0; }
   int32_t masked_count() const noexcept { return masked_count_; }
   int32_t masked_count(int32_t begin, int32_t end) const;
@@ -26,7 +28,8 @@ class Canvas {
   int32_t final_end() const noexcept { return final_end_; }
 
   // Writes a token into a masked position; InternalError if the position is not masked or the id is the mask.
-  void commit(int32_t position, int32_t token);
+  // `confidence` is RowStats::confidence of the row that chose it.
+  void commit(int32_t position, int32_t token, float confidence);
 
  private:
   int32_t prompt_length_;
@@ -34,6 +37,7 @@ class Canvas {
   int32_t masked_count_;
   int32_t final_end_;
   std::vector<int32_t> tokens_;
+  std::vector<float> confidences_;
   std::vector<uint8_t> masked_;
 };
 

@@ -97,8 +97,8 @@ const ParamSpec& spec_for(const Algorithm& algorithm, std::string_view name) {
     throw Unsupported(param_field(name), format(name, ": algorithm ", algorithm.name, " has no such parameter (it has ",
                                                 known_params(algorithm), ")"));
   }
-  throw InvalidRequest(param_field(name), format("diffusion.extra: expected a parameter of ", algorithm.name, " (",
-                                                 known_params(algorithm), "), got ", quoted(name)));
+  throw InvalidRequest(param_field(name), format(quoted(name), ": expected a parameter of ", algorithm.name, " (",
+                                                 known_params(algorithm), ")"));
 }
 
 }  // namespace

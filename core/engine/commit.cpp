@@ -35,17 +35,27 @@ bool contains(const std::vector<int32_t>& sorted, int32_t id) {
   return std::binary_search(sorted.begin(), sorted.end(), id);
 }
 
+// The length of the run of equal generated tokens that ends at `position`, given that of the run before it: 0 at the
+// first generated position, so that the prompt never counts.
+int32_t run_through(const decode::Canvas& canvas, int32_t position, int32_t run_before) {
+  const int32_t* at = canvas.tokens().data() + position;
+  return run_before > 0 && at[0] == at[-1] ? run_before + 1 : 1;
+}
+
 // Only what became final just now is scanned: earlier tokens were scanned before, the prompt never is.
-std::optional<Ending> stop_in(const LiveRequest& live, int32_t begin, int32_t end) {
+std::optional<Ending> stop_in(LiveRequest& live, int32_t begin, int32_t end) {
+  const Request& request = live.request;
   for (int32_t position = begin; position < end; ++position) {
     const int32_t token = live.canvas.tokens()[static_cast<size_t>(position)];
-    if (contains(live.request.eos_token_ids, token)) return Ending{position + 1, FinishReason::kStop, token};
-    if (contains(live.request.stop_token_ids, token)) return Ending{position + 1, FinishReason::kStopToken, token};
+    if (contains(request.eos_token_ids, token)) return Ending{position + 1, FinishReason::kStop, token};
+    if (contains(request.stop_token_ids, token)) return Ending{position + 1, FinishReason::kStopToken, token};
+    live.repetition_run = run_through(live.canvas, position, live.repetition_run);
+    if (live.repetition_run == request.max_repetition_run) return Ending{position + 1, FinishReason::kRepetition};
   }
   return std::nullopt;
 }
 
-std::optional<Ending> ending_of(const LiveRequest& live) {
+std::optional<Ending> ending_of(LiveRequest& live) {
   const decode::Canvas& canvas = live.canvas;
   const int32_t final_end = canvas.final_end();
   if (const auto stop = stop_in(live, canvas.prompt_length() + live.delivered, final_end)) return stop;
@@ -96,8 +106,9 @@ void add_snapshot(const LiveRequest& live, const decode::Progress& progress, int
   event.snapshot_step = progress.block_step;
   event.snapshot_offset = begin - live.canvas.prompt_length();
   for (int32_t position = begin; position < std::min(progress.block_end, end); ++position) {
-    event.snapshot_tokens.push_back(live.canvas.masked(position) ? -1
-                                                                 : live.canvas.tokens()[static_cast<size_t>(position)]);
+    const auto at = static_cast<size_t>(position);
+    event.snapshot_tokens.push_back(live.canvas.masked(position) ? -1 : live.canvas.tokens()[at]);
+    event.snapshot_confidences.push_back(live.canvas.confidences()[at]);
   }
 }
 
@@ -123,7 +134,7 @@ std::string one_line(std::string text) {
 
 }  // namespace
 
-bool commit_forward(LiveRequest& live, std::span<const RowStats> stats, std::vector<Event>& events) {
+StepOutcome commit_forward(LiveRequest& live, std::span<const RowStats> stats, std::vector<Event>& events) {
   check_finite(live, stats);
   std::vector<int32_t> canvas_before;
   if (live.request.trace) canvas_before.assign(live.canvas.tokens().begin(), live.canvas.tokens().end());
@@ -136,6 +147,11 @@ bool commit_forward(LiveRequest& live, std::span<const RowStats> stats, std::vec
   const std::optional<Ending> ending = ending_of(live);
   Event event = event_of(live, EventKind::kStep);
   deliver(live, ending ? ending->end : live.canvas.final_end(), ending.has_value(), event);
+  const StepOutcome outcome{
+      .ended = ending.has_value(),
+      .final_tokens = static_cast<int32_t>(event.final_tokens.size()),
+      .blocks_finished = static_cast<int32_t>(event.blocks.size()),
+      .block_positions = progress.block_end - std::max(progress.block_begin, live.canvas.prompt_length())};
   if (live.request.snapshots) add_snapshot(live, progress, ending ? ending->end : live.canvas.length(), event);
   if (live.request.trace) add_trace(live, std::move(canvas_before), event);
 
@@ -143,7 +159,7 @@ bool commit_forward(LiveRequest& live, std::span<const RowStats> stats, std::vec
   if (ending && !apart) finish(*ending, event);
   if (ending || worth_telling(live, event)) events.push_back(std::move(event));
   if (ending && apart) finish(*ending, events.emplace_back(event_of(live, EventKind::kFinished)));
-  return ending.has_value();
+  return outcome;
 }
 
 Event started_event(const LiveRequest& live) {

@@ -10,11 +10,19 @@
 
 namespace pydllm::engine {
 
+// What one step brought.
+struct StepOutcome {
+  bool ended = false;
+  int32_t final_tokens = 0;  // that became final
+  int32_t blocks_finished = 0;
+  int32_t block_positions = 0;  // generated positions of the block that was worked on
+};
+
 // Decides the writes of the forward just run, finds the end of the request and appends at most two events: kStep when
 // the step brings something (final tokens, blocks, a snapshot, a trace), kFinished when the request ended. A last step
-// without snapshot or trace is told by kFinished alone. Returns whether the request ended.
+// without snapshot or trace is told by kFinished alone.
 // Throws InternalError (nothing is appended) for non-finite logits and for bugs of the algorithm.
-bool commit_forward(LiveRequest& live, std::span<const RowStats> stats, std::vector<Event>& events);
+StepOutcome commit_forward(LiveRequest& live, std::span<const RowStats> stats, std::vector<Event>& events);
 
 Event started_event(const LiveRequest& live);
 Event failed_event(const LiveRequest& live, FailReason reason, const std::string& message);

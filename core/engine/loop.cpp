@@ -1,9 +1,9 @@
 #include "engine/loop.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
-#include "engine/commit.h"
 #include "engine/prepare.h"
 
 namespace pydllm::engine {
@@ -147,22 +147,34 @@ bool EngineLoop::forward(std::span<LiveRequest* const> batch, StepResult& result
     for (LiveRequest* live : batch) fail(*live, FailReason::kInternal, error.what());
     return false;
   }
-  ++stats_.steps;
-  stats_.request_forwards += batch.size();
-  stats_.forward_tokens += static_cast<uint64_t>(result.tokens);
+  count_forward(batch.size(), result.tokens);
   return true;
 }
 
+void EngineLoop::count_forward(size_t requests, int64_t tokens) {
+  ++stats_.steps;
+  stats_.request_forwards += requests;
+  stats_.forward_tokens += static_cast<uint64_t>(tokens);
+  const auto bucket = std::ranges::lower_bound(kForwardBatchBounds, static_cast<int32_t>(requests));
+  ++stats_.forward_batch_sizes[static_cast<size_t>(bucket - kForwardBatchBounds.begin())];
+}
+
 void EngineLoop::commit(LiveRequest& live, std::span<const RowStats> stats) {
-  const int32_t delivered = live.delivered;
   try {
-    const bool ended = commit_forward(live, stats, events_);
-    stats_.final_tokens += static_cast<uint64_t>(live.delivered - delivered);
-    if (ended) return finish(live);
+    const StepOutcome step = commit_forward(live, stats, events_);
+    count_step(step);
+    if (step.ended) return finish(live);
     advance(live);
   } catch (const std::exception& error) {
     fail(live, FailReason::kInternal, error.what());
   }
+}
+
+void EngineLoop::count_step(const StepOutcome& step) {
+  ++stats_.denoise_steps;
+  stats_.final_tokens += static_cast<uint64_t>(step.final_tokens);
+  stats_.blocks_finished += static_cast<uint64_t>(step.blocks_finished);
+  stats_.canvas_positions += static_cast<uint64_t>(step.block_positions);
 }
 
 void EngineLoop::advance(LiveRequest& live) {

@@ -12,6 +12,7 @@
 #include "cache/kv_cache.h"
 #include "cache/page_pool.h"
 #include "engine/channels.h"
+#include "engine/commit.h"
 #include "engine/options.h"
 #include "engine/runner.h"
 #include "engine/scheduler.h"
@@ -42,6 +43,8 @@ class EngineLoop {
   void run_batch();
   bool forward(std::span<LiveRequest* const> batch, StepResult& result);
   void commit(LiveRequest& live, std::span<const RowStats> stats);
+  void count_forward(size_t requests, int64_t tokens);
+  void count_step(const StepOutcome& step);
   void advance(LiveRequest& live);
   void finish(LiveRequest& live);
   void fail(LiveRequest& live, FailReason reason, const std::string& message);

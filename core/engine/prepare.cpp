@@ -62,6 +62,11 @@ void check_sampling(const Request& request) {
     throw InvalidRequest("sampling.top_p", format("sampling.top_p must be in (0, 1], got ", request.top_p));
   }
   expect_at_least("sampling.top_k", request.top_k, 0);
+  if (request.max_repetition_run != 0 && request.max_repetition_run < 2) {  // a run of one would end at any token
+    throw InvalidRequest(
+        "sampling.max_repetition_run",
+        format("sampling.max_repetition_run must be 0 or at least 2, got ", request.max_repetition_run));
+  }
   expect_at_least("diffusion.max_forward_passes", request.max_forward_passes, 0);
 }
 

@@ -1,6 +1,7 @@
 // What a client submits and what it gets back. Plain data.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <optional>
@@ -26,13 +27,14 @@ struct Request {
   std::vector<int32_t> stop_token_ids;
   std::string algorithm;
   decode::ParamMap params;
+  int32_t max_repetition_run = 0;  // this many equal generated tokens in a row end the request; 0: never, else >= 2
   int32_t max_forward_passes = 0;  // 0: no limit
   std::optional<Clock::time_point> deadline;
   bool snapshots = false;  // an event with the current block after every step
   bool trace = false;      // events carry the canvas before each forward and the first logits
 };
 
-enum class FinishReason : uint8_t { kStop, kStopToken, kLength, kStepLimit };
+enum class FinishReason : uint8_t { kStop, kStopToken, kLength, kStepLimit, kRepetition };
 enum class FailReason : uint8_t { kCancelled, kDeadlineExceeded, kInternal, kShutdown };
 enum class EventKind : uint8_t { kStarted, kStep, kFinished, kFailed };
 
@@ -60,11 +62,13 @@ struct Event {
   std::vector<int32_t> final_tokens;
   std::vector<BlockDone> blocks;
 
-  // kStep with Request::snapshots: the block that was denoised, masked positions as -1.
+  // kStep with Request::snapshots: the block that was denoised, masked positions as -1. Confidences are the
+  // probabilities that the tokens had in the forward that wrote them (RowStats::confidence), 0 for masked positions.
   int32_t snapshot_block = -1;
   int32_t snapshot_step = 0;
   int32_t snapshot_offset = 0;
   std::vector<int32_t> snapshot_tokens;
+  std::vector<float> snapshot_confidences;
 
   // kStep with Request::trace.
   std::vector<int32_t> canvas_before;  // whole canvas, masked positions hold the mask id
@@ -76,6 +80,9 @@ struct Event {
   std::string message;                                 // kFailed
 };
 
+// Upper bounds of the histogram of forward batch sizes, inclusive; one bucket follows for everything above.
+inline constexpr std::array<int32_t, 8> kForwardBatchBounds = {1, 2, 4, 8, 16, 32, 64, 128};
+
 // Counters; a consistent snapshot taken between steps.
 struct EngineStats {
   int32_t running = 0;
@@ -86,6 +93,12 @@ struct EngineStats {
   uint64_t request_forwards = 0;  // sum over requests
   uint64_t forward_tokens = 0;    // tokens fed
   uint64_t final_tokens = 0;      // tokens that became final
+  uint64_t denoise_steps = 0;     // sum over requests; a forward that failed is none
+  uint64_t blocks_finished = 0;   // sum over requests, blocks cut by an end included
+  // Sum over denoising steps of all requests: generated positions of the block that the step worked on.
+  uint64_t canvas_positions = 0;
+  // Forwards by the number of requests they served (not cumulative); the sum is `steps`.
+  std::array<uint64_t, kForwardBatchBounds.size() + 1> forward_batch_sizes = {};
   uint64_t requests_finished = 0;
   uint64_t requests_failed = 0;  // cancelled and expired ones included
   uint64_t late_commands = 0;    // cancels for unknown or ended ids

@@ -27,6 +27,16 @@ class Option:
     default: Any = None
     """None: decided later, as the help says."""
     metavar: str = ""
+    unset: str = "automatic"
+    """What None is called where values are shown."""
+    secret: bool = False
+    """The value is never shown."""
+
+    def shown(self, value: Any) -> str:
+        """A value for people."""
+        if value is None:
+            return f"({self.unset})"
+        return "(set)" if self.secret else str(value)
 
     @property
     def flag(self) -> str:
@@ -95,6 +105,13 @@ def text(value: str) -> str:
     return value
 
 
+def api_key(value: str) -> str:
+    """Parses what can be sent as a bearer token."""
+    if not value or not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("printable ASCII characters without spaces")
+    return value
+
+
 def switch(value: str) -> bool:
     """Parses true or false."""
     if value.lower() in ("1", "true", "yes", "on"):
@@ -147,20 +164,13 @@ def _parsed(option: Option, value: Any, source: str, where: str) -> Resolved:
             raise ValueError("a single value")
         return Resolved(option.parse(written), source)
     except ValueError as error:
-        raise UsageError(f"{where}: expected {error}, got {written[:60]!r}") from None
+        got = "" if option.secret else f", got {written[:60]!r}"
+        raise UsageError(f"{where}: expected {error}{got}") from None
 
 
 def read_config(path: str, known: Sequence[str]) -> dict[str, Any]:
     """A YAML file's entries; keys are written with - or _."""
-    import yaml
-
-    try:
-        with open(path, encoding="utf-8") as file:
-            entries = yaml.safe_load(file)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: no valid YAML: {' '.join(str(error).split())[:200]}") from None
+    entries = read_yaml(path)
     if entries is None:
         return {}
     if not isinstance(entries, dict):
@@ -170,3 +180,16 @@ def read_config(path: str, known: Sequence[str]) -> dict[str, Any]:
         if key not in known:
             raise UsageError(f"{path}: {key}: no such option; expected one of {', '.join(known)}")
     return named
+
+
+def read_yaml(path: str) -> Any:
+    """What a YAML file holds: plain data only."""
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            return yaml.safe_load(file)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: no valid YAML: {' '.join(str(error).split())[:200]}") from None

@@ -1,4 +1,4 @@
-"""`pydllm serve`: the engine and its gRPC server in one process."""
+"""`pydllm serve`: resolves the options and supervises an engine process and a gateway process."""
 
 from __future__ import annotations
 
@@ -6,96 +6,97 @@ import asyncio
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydllm.cli.console import FAILED, OK, USAGE, fail, loading
+from pydllm.cli.console import OK, USAGE, fail
+from pydllm.cli.files import check_tls, is_private, read_algorithm_config, read_api_keys
 from pydllm.cli.options import Resolved, UsageError, resolve
 from pydllm.cli.settings import ENGINE, MODEL, SERVE, listed
-from pydllm.errors import CheckpointError, InvalidRequestError, PydllmError, UnsupportedError
+from pydllm.supervisor.config import ServeConfig, private_folder, specs
+from pydllm.supervisor.examples import examples, ready_line
+from pydllm.supervisor.keeper import StartError, Timing
+from pydllm.supervisor.ports import PortError, check_ports
+from pydllm.supervisor.stop import Stop
+from pydllm.supervisor.supervisor import LoadingStoppedError, supervise
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
-    from pydllm.server.app import App
-    from pydllm.server.loading import EngineConfig
-    from pydllm.server.served import Served
+    from pydllm.supervisor.child import Event
 
-_ENGINE_FIELDS = (
-    "device",
-    "dtype",
-    "max_model_len",
-    "max_batched_tokens",
-    "max_running_requests",
-    "max_waiting_requests",
-    "page_size",
-    "mem_fraction",
-    "threads",
-    "mask_token_id",
-    "algorithm",
-    "block_length",
-    "allow_unused_tensors",
+log = logging.getLogger("pydllm.supervisor")
+
+OPTIONS = (MODEL, *listed(SERVE), *listed(ENGINE))
+_ENGINE_FIELDS = (*(option.name for option in listed(ENGINE)), "algorithm", "block_length")
+_PLAIN_FIELDS = (
+    "model",
+    "revision",
+    "served_model_name",
+    "log_level",
+    "host",
+    "grpc_port",
+    "http_port",
+    "metrics_port",
+    "gateway",
+    "drain_timeout",
+    "tls_cert",
+    "tls_key",
+    "tls_client_ca",
+    "enable_admin",
+    "metrics_alias",
+    "skip_tokenizer",
 )
+_SLACK = 15.0
+"""Seconds beyond the drain timeout that the children have to clean up."""
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serves until SIGTERM or SIGINT; the exit code."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core logs to stderr on its own
-    options = (MODEL, *listed(SERVE), *listed(ENGINE))
     try:
-        settings = resolve(options, vars(arguments), os.environ, arguments.config)
-        config = engine_config(settings)
-    except (UsageError, InvalidRequestError, UnsupportedError) as error:
+        settings = resolve(OPTIONS, vars(arguments), os.environ, arguments.config)
+        config = serve_config(settings)
+        _log_to_stderr(config.log_level)
+        check_ports(config.host, config.ports)
+    except (UsageError, PortError) as error:
         return fail("serve", error, USAGE)
-    _log_to_stderr(settings["log_level"].value)
     _print_settings(settings)
-    return _serve(settings, config)
-
-
-def engine_config(settings: Mapping[str, Resolved]) -> EngineConfig:
-    """The engine's part of the settings; InvalidRequestError or UnsupportedError for what it refuses."""
-    from pydllm.server.loading import EngineConfig
-
-    given = {name: settings[name].value for name in _ENGINE_FIELDS if settings[name].value is not None}
-    return EngineConfig.from_options(**given)
-
-
-def _serve(settings: Mapping[str, Resolved], config: EngineConfig) -> int:
-    from pydllm.server.app import LoadingStoppedError, PortError, ServerConfig, serve
-
-    server = ServerConfig(
-        host=settings["host"].value,
-        port=settings["grpc_port"].value,
-        drain_timeout=settings["drain_timeout"].value,
-    )
+    _warn_of_readers(settings["api_key_file"].value)
     try:
-        asyncio.run(serve(server, lambda: _load(settings, config), _ready))
-    except PortError as error:
-        return fail("serve", error, USAGE)
+        return asyncio.run(_serve(config))
+    except StartError as error:
+        return fail("serve", error, error.code)
     except LoadingStoppedError as error:
-        fail("serve", error, OK)
-        sys.stderr.flush()
-        os._exit(OK)  # the loading thread cannot be stopped, and nothing was accepted yet
-    except (InvalidRequestError, UnsupportedError) as error:
-        return fail("serve", error, USAGE)
-    except PydllmError as error:
-        what = "checkpoint" if isinstance(error, CheckpointError) else "cannot start"
-        return fail("serve", f"{what}: {error}", FAILED)
-    return OK
+        return fail("serve", error, OK)
 
 
-def _load(settings: Mapping[str, Resolved], config: EngineConfig) -> Served:
-    from pydllm.server.loading import load_served
+def serve_config(settings: Mapping[str, Resolved]) -> ServeConfig:
+    """The settings as plain values, with the files that they name. UsageError for what cannot be used."""
+    check_tls(settings)
+    values = {name: settings[name].value for name in _PLAIN_FIELDS}
+    return ServeConfig(engine=_engine_fields(settings), api_keys=_api_keys(settings), **values)
 
-    model = settings["model"].value
-    with loading(model or "the embedded demo model") as progress:
-        return load_served(
-            model,
-            config,
-            served_model_name=settings["served_model_name"].value,
-            revision=settings["revision"].value,
-            progress=progress,
-        )
+
+def _engine_fields(settings: Mapping[str, Resolved]) -> dict[str, Any]:
+    fields = {name: settings[name].value for name in _ENGINE_FIELDS if settings[name].value is not None}
+    path = settings["algorithm_config"].value
+    return {**fields, "algorithm_params": read_algorithm_config(path)} if path else fields
+
+
+def _api_keys(settings: Mapping[str, Resolved]) -> tuple[str, ...]:
+    key, path = settings["api_key"].value, settings["api_key_file"].value
+    return (*([key] if key else []), *(read_api_keys(path) if path else []))
+
+
+async def _serve(config: ServeConfig) -> int:
+    timing, stop = Timing(drain=config.drain_timeout + _SLACK), Stop()
+
+    def announce(events: Mapping[str, Event]) -> None:
+        print(ready_line(config, events), flush=True)
+        print(examples(config, events), file=sys.stderr, flush=True)
+
+    with private_folder() as folder, stop.installed():
+        return await supervise(specs(config, folder), timing=timing, stop=stop, announce=announce)
 
 
 def _log_to_stderr(level: str) -> None:
@@ -107,22 +108,13 @@ def _log_to_stderr(level: str) -> None:
 
 def _print_settings(settings: Mapping[str, Resolved]) -> None:
     width = max(map(len, settings))
-    for name, resolved in settings.items():
-        value = "(automatic)" if resolved.value is None else resolved.value
-        print(f"{name:{width}}  {value}  [{resolved.source}]", file=sys.stderr)
+    for option in OPTIONS:
+        resolved = settings[option.name]
+        unused = option.name == "http_port" and not settings["gateway"].value
+        value = "(unused without the gateway)" if unused else option.shown(resolved.value)
+        print(f"{option.name:{width}}  {value}  [{resolved.source}]", file=sys.stderr)
 
 
-def _ready(app: App, served: Served) -> None:
-    host = f"[{app.config.host}]" if ":" in app.config.host else app.config.host
-    address = f"{host}:{app.port}"
-    print(f"pydllm ready: model {served.name} on grpc://{address}", flush=True)
-    print(_EXAMPLES.format(address=address), file=sys.stderr, flush=True)
-
-
-_EXAMPLES = """\
-  grpcurl -plaintext -d '{{"chat": {{"messages": [{{"role": "user", "content": "Solve: 12 + 30."}}]}}}}' \\
-    {address} pydllm.v1.GenerationService/Generate
-  python -c 'import grpc; from pydllm_proto.v1 import generation_service_pb2 as g, \
-generation_service_pb2_grpc as s, types_pb2 as t; \
-print(s.GenerationServiceStub(grpc.insecure_channel("{address}")).Generate(g.GenerateRequest(\
-chat=t.ChatInput(messages=[t.ChatMessage(role="user", content="Solve: 12 + 30.")]))).candidates[0].text)'"""
+def _warn_of_readers(key_file: str | None) -> None:
+    if key_file and not is_private(key_file):
+        log.warning("api_key_file: %s can be read by other users of this machine (chmod 600 keeps them out)", key_file)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pydllm.cli.options import Option, choice, real, switch, text, whole
+from pydllm.cli.options import Option, api_key, choice, real, switch, text, whole
 
 Groups = Mapping[str, Sequence[Option]]
 
-MODEL = Option("model", "checkpoint directory or Hugging Face id", text)
+MODEL = Option("model", "checkpoint directory or Hugging Face id", text, unset="the embedded demo model")
 
 ENGINE: Groups = {
     "model": (
@@ -47,9 +47,15 @@ ENGINE: Groups = {
 SERVE: Groups = {
     "server": (
         Option("revision", "branch, tag or commit of a Hugging Face id", text, metavar="REV"),
-        Option("host", "address to listen on", text, "127.0.0.1", "HOST"),
+        Option("host", "address to listen on, for all ports", text, "127.0.0.1", "HOST"),
+        Option("http_port", "port of the REST gateway (0: any free one)", whole(0, 65535), 8000, "PORT"),
         Option("grpc_port", "port of the gRPC server (0: any free one)", whole(0, 65535), 50051, "PORT"),
+        Option("metrics_port", "port of the engine's Prometheus page (0: any free one)", whole(0, 65535), 8002, "PORT"),
+        Option("gateway", "serve REST beside gRPC", switch, True),
         Option("served_model_name", "name that clients use (default: the model's)", text, metavar="NAME"),
+        Option("skip_tokenizer", "read no tokenizer: clients send and get token ids", switch, False),
+        Option("enable_admin", "serve AdminService", switch, False),
+        Option("metrics_alias", "show the metrics under vLLM's names as well", switch, False),
         Option("drain_timeout", "seconds that running requests have after SIGTERM", real(0, 86400), 30.0, "S"),
         Option(
             "log_level",
@@ -59,8 +65,43 @@ SERVE: Groups = {
             "LEVEL",
         ),
     ),
+    "security": (
+        Option(
+            "api_key",
+            "key that clients must send; other users of this machine see a flag, not the variable",
+            api_key,
+            metavar="KEY",
+            unset="none",
+            secret=True,
+        ),
+        Option(
+            "api_key_file", "file with one such key per line; # begins a comment", text, metavar="FILE", unset="none"
+        ),
+        Option(
+            "tls_cert",
+            "PEM file: the server's certificate, then those that signed it",
+            text,
+            metavar="FILE",
+            unset="none",
+        ),
+        Option("tls_key", "PEM file: the certificate's private key", text, metavar="FILE", unset="none"),
+        Option(
+            "tls_client_ca",
+            "PEM file: clients must have a certificate that these have signed",
+            text,
+            metavar="FILE",
+            unset="none",
+        ),
+    ),
     "defaults of requests": (
         Option("algorithm", "decoding algorithm (default: the architecture's)", text, metavar="NAME"),
+        Option(
+            "algorithm_config",
+            "YAML file with parameters of the default algorithm (see `pydllm models`)",
+            text,
+            metavar="FILE",
+            unset="none",
+        ),
         Option("block_length", "tokens denoised together (default: the checkpoint's)", whole(1), metavar="N"),
     ),
 }
@@ -74,6 +115,7 @@ GENERATE: Groups = {
         Option("seed", "makes sampling repeatable", whole(0, 2**64 - 1), metavar="SEED"),
         Option("n", "candidates", whole(1, 128), metavar="N"),
         Option("ignore_eos", "generate max_tokens whatever the model says", switch),
+        Option("max_repetition_run", "end after this many equal tokens in a row (0: never)", whole(0), metavar="N"),
     ),
     "diffusion": (
         Option("algorithm", "decoding algorithm (default: the architecture's)", text, metavar="NAME"),
@@ -87,6 +129,59 @@ GENERATE: Groups = {
             real(0, 1e6),
             metavar="F",
         ),
+    ),
+}
+
+VIEW: Groups = {
+    "live view": (
+        Option(
+            "pace",
+            "seconds that every step stays on the screen at least (default: 0; for the demo model 0.06)",
+            real(0, 60),
+            metavar="S",
+        ),
+    ),
+}
+
+CHAT: Groups = {
+    "server": (
+        Option(
+            "server",
+            "talk to a running server at HOST:PORT (gRPC) instead of loading a model",
+            text,
+            metavar="HOST:PORT",
+        ),
+        Option(
+            "api_key",
+            "the server's key; other users of this machine see a flag, not the variable",
+            api_key,
+            metavar="KEY",
+            unset="none",
+            secret=True,
+        ),
+        Option(
+            "tls_ca", "PEM file to trust with --server grpcs://HOST:PORT (default: the system's)", text, metavar="FILE"
+        ),
+    ),
+    "conversation": (Option("system", "system message", text, metavar="TEXT"),),
+    **VIEW,
+    "sampling": [option for option in GENERATE["sampling"] if option.name not in ("n", "ignore_eos")],
+    "diffusion": GENERATE["diffusion"],
+}
+
+EVAL: Groups = {
+    "problems": (
+        Option("suite", "demo, or a JSONL file with question and answer (the number after ####)", text, "demo", "NAME"),
+        Option("limit", "problems of each family (default: all)", whole(1), metavar="N"),
+        Option("max_tokens", "most generated tokens of an answer", whole(1), 64, "N"),
+        Option("grid", "compare fixed schedules, thresholds and block lengths", switch, False),
+    ),
+    "server": CHAT["server"][:2],
+    "results": (
+        Option("json", "write everything the table was made from", text, metavar="FILE"),
+        Option("curve", "write accuracy against tokens per forward pass as an SVG picture", text, metavar="FILE"),
+        Option("curve_title", "title of the picture", text, metavar="TEXT"),
+        Option("curve_family", "draw one family (default: the mean over families)", text, metavar="NAME"),
     ),
 }
 

@@ -63,6 +63,15 @@ class AsyncGeneration:
         self._candidates = Candidates(self.request, [])
         self._engine.abandon(running)
 
+    def abort(self) -> bool:
+        """Cancels what runs in the engine, for somebody else than the reader: the reader gets RequestCancelledError.
+
+        False when nothing of it was running any more.
+        """
+        running = self._candidates.running()
+        self._engine.abort(running)
+        return bool(running)
+
     async def aclose(self) -> None:
         """The same as cancel."""
         self.cancel()
@@ -157,6 +166,10 @@ class AsyncEngine:
     def abandon(self, ids: list[int]) -> None:
         """Cancels core requests whose events nobody reads any more."""
         self._router.abandon(ids)
+
+    def abort(self, ids: list[int]) -> None:
+        """Cancels core requests whose readers are to hear of it."""
+        self._router.cancel(ids)
 
     def stats(self) -> _core.EngineStats:
         """Counters of the core."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pydllm.errors import InvalidRequestError, UnsupportedError
-from pydllm.params import MAX_INT32, shown, whole_number
+from pydllm.params import MAX_INT32, ParamScalar, param_scalars, shown, whole_number
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -44,6 +48,9 @@ class EngineConfig:
     """Default decoding algorithm; empty: the architecture's."""
     block_length: int | None = None
     """Default block length; unset: the checkpoint's generation_config, then the algorithm's."""
+    algorithm_params: Mapping[str, ParamScalar] = field(default_factory=dict)
+    """Defaults for parameters of the default algorithm, by name or alias, for requests that run it and leave them
+    unset. Checked against the algorithm's table when the model is found."""
     allow_unused_tensors: bool = False
     """Load a checkpoint that has tensors the model does not use."""
     debug_checks: bool = False
@@ -60,6 +67,7 @@ class EngineConfig:
         _check_fraction(self.mem_fraction)
         if not isinstance(self.algorithm, str):
             raise InvalidRequestError("algorithm", f"algorithm: expected a string, got {shown(self.algorithm)}")
+        object.__setattr__(self, "algorithm_params", param_scalars("algorithm_params", self.algorithm_params))
         for name in ("allow_unused_tensors", "debug_checks"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidRequestError(name, f"{name}: expected true or false, got {shown(getattr(self, name))}")
@@ -67,7 +75,7 @@ class EngineConfig:
     @classmethod
     def from_options(cls, **options: object) -> EngineConfig:
         """Like the constructor, but an unknown option is an InvalidRequestError that lists the known ones."""
-        known = [field.name for field in dataclasses.fields(cls)]
+        known = [option.name for option in dataclasses.fields(cls)]
         for name in options:
             if name not in known:
                 raise InvalidRequestError(name, f"{name}: no such engine option; expected one of {', '.join(known)}")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pydllm import _core
 from pydllm.checkpoint import GenerationDefaults
-from pydllm.params import MAX_CANDIDATES
+from pydllm.params import MAX_CANDIDATES, ParamScalar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +26,8 @@ class ModelFacts:
     """Canonical name: the engine's option, else the architecture's."""
     algorithms: tuple[str, ...]
     """Canonical names this model can run, the default first."""
+    algorithm_params: Mapping[str, ParamScalar] = field(default_factory=dict)
+    """Defaults for parameters of the default algorithm, under their own names and checked."""
     max_candidates: int = MAX_CANDIDATES
     """Candidates of one request that the waiting queue can hold."""
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)

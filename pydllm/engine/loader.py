@@ -17,7 +17,7 @@ from pydllm.engine.facts import ModelFacts, find_algorithm
 from pydllm.engine.failures import load_error
 from pydllm.engine.memory import available_memory, kv_pages
 from pydllm.errors import CheckpointError, InvalidRequestError, PydllmError, UnsupportedError
-from pydllm.params import MAX_CANDIDATES, shown
+from pydllm.params import MAX_CANDIDATES, ParamScalar, shown
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all) while the weights are packed, and once at the end."""
@@ -113,6 +113,7 @@ def _facts(checkpoint: Checkpoint, config: EngineConfig) -> ModelFacts:
         eos_token_ids=checkpoint.eos_token_ids,
         default_algorithm=default,
         algorithms=(default, *(name for name in architecture.algorithms if name != default)),
+        algorithm_params=_algorithm_params(default, config),
         max_candidates=min(MAX_CANDIDATES, config.max_waiting_requests),
         defaults=defaults,
     )
@@ -127,6 +128,19 @@ def _default_algorithm(architecture: _core.ArchitectureInfo, wanted: str) -> str
         message = f"algorithm: {architecture.name} cannot run {shown(wanted)}, expected one of {names}"
         raise UnsupportedError("algorithm", message)
     return known.name
+
+
+def _algorithm_params(algorithm: str, config: EngineConfig) -> dict[str, ParamScalar]:
+    """The option's entries under their own names; InvalidRequestError("algorithm_params.NAME") for a wrong one."""
+    try:
+        checked = _core.check_params(algorithm, config.algorithm_params)
+    except _core.CoreError as error:  # "NAME: what is wrong", with the request's path of the parameter as field
+        path = "algorithm_params." + error.field.removeprefix("diffusion.").removeprefix("extra.")
+        raise InvalidRequestError(path, f"{path}: {str(error).partition(': ')[2]}") from None
+    if "block_length" in checked and config.block_length is not None:
+        path = "algorithm_params.block_length"
+        raise InvalidRequestError(path, f"{path}: the option block_length is set as well")
+    return checked
 
 
 def _max_model_len(checkpoint: Checkpoint, config: EngineConfig) -> int:

@@ -39,6 +39,8 @@ class PreparedRequest:
     stop_token_ids: tuple[int, ...]
     stop: tuple[str, ...]
     include_stop: bool
+    max_repetition_run: int
+    """0: no limit."""
     algorithm: str
     params: dict[str, ParamScalar]
     max_forward_passes: int
@@ -79,6 +81,7 @@ def prepare(
         stop_token_ids=_known_ids(sampling.stop_token_ids, facts.vocab_size),
         stop=sampling.stop,
         include_stop=bool(sampling.include_stop),
+        max_repetition_run=sampling.max_repetition_run or 0,
         algorithm=algorithm.name,
         params=_algorithm_params(algorithm, diffusion, facts),
         max_forward_passes=diffusion.max_forward_passes or 0,
@@ -106,15 +109,15 @@ def _max_tokens(prompt_ids: Sequence[int], sampling: SamplingParams, facts: Mode
     if length == 0:
         raise InvalidRequestError("prompt", "prompt: expected at least one token, got none")
     if length >= limit:
-        message = f"prompt: expected fewer than {limit} tokens (the context), got {length}"
+        message = f"prompt: this model's maximum context length is {limit} tokens, got {length} in the prompt"
         raise ContextLengthError("prompt", message, limit=limit, given=length)
     if sampling.max_tokens is None:
         return min(facts.defaults.max_new_tokens or DEFAULT_MAX_TOKENS, limit - length)
     given = length + sampling.max_tokens
     if given > limit:
         message = (
-            f"sampling.max_tokens: expected prompt and max_tokens within the context of {limit} tokens, "
-            f"got {length} + {sampling.max_tokens}"
+            f"sampling.max_tokens: this model's maximum context length is {limit} tokens, "
+            f"got a prompt of {length} and max_tokens {sampling.max_tokens}"
         )
         raise ContextLengthError("sampling.max_tokens", message, limit=limit, given=given)
     return sampling.max_tokens
@@ -150,7 +153,15 @@ def _algorithm_params(
                 f"diffusion.extra.{key}", f"diffusion.extra.{key}: diffusion.{key} is set as well"
             )
         params[key] = value
-    takes_blocks = any(spec.name == "block_length" for spec in algorithm.params)
-    if takes_blocks and facts.defaults.block_length is not None:
-        params.setdefault("block_length", facts.defaults.block_length)
-    return params
+    return _suggested_params(algorithm, set(params), facts) | params
+
+
+def _suggested_params(algorithm: _core.AlgorithmInfo, given: set[str], facts: ModelFacts) -> dict[str, ParamScalar]:
+    """Defaults for what the request leaves unset, under any of its names; the engine's go before the checkpoint's."""
+    suggested: dict[str, ParamScalar] = {}
+    if facts.defaults.block_length is not None:
+        suggested["block_length"] = facts.defaults.block_length
+    if algorithm.name == facts.default_algorithm:
+        suggested |= facts.algorithm_params
+    open_names = {spec.name for spec in algorithm.params if given.isdisjoint((spec.name, spec.alias))}
+    return {name: value for name, value in suggested.items() if name in open_names}

@@ -86,6 +86,7 @@ class Router:
             seed=seed,
             eos_token_ids=request.eos_token_ids,
             stop_token_ids=request.stop_token_ids,
+            max_repetition_run=request.max_repetition_run,
             max_forward_passes=request.max_forward_passes,
             deadline_seconds=deadline_seconds,
             snapshots=snapshots,
@@ -98,6 +99,13 @@ class Router:
             for request_id in ids:
                 if request_id in self._routes:
                     self._routes[request_id] = None
+                    self._core.cancel(request_id)
+
+    def cancel(self, ids: Iterable[int]) -> None:
+        """Cancels requests; their last events are still delivered."""
+        with self.lock:
+            for request_id in ids:
+                if request_id in self._routes:
                     self._core.cancel(request_id)
 
     def dispatch(self, events: Iterable[_core.Event]) -> int:

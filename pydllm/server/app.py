@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
-import ipaddress
 import logging
-import os
-import signal
-import socket
-import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from pydllm_proto.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
     generation_service_pb2,
     generation_service_pb2_grpc,
+    metrics_service_pb2,
+    metrics_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
     tokenizer_service_pb2,
@@ -27,16 +23,23 @@ from pydllm_proto.v1 import (
 )
 
 from pydllm.params import SamplingParams
+from pydllm.server import tls
+from pydllm.server.admin_service import AdminService
+from pydllm.server.auth import Authenticator
 from pydllm.server.generation_service import GenerationService
 from pydllm.server.guard import HARD_MESSAGE_BYTES, Guard
 from pydllm.server.health import HealthService
 from pydllm.server.lifecycle import Lifecycle, Phase
+from pydllm.server.listen import PortError, bracketed, check_address, clear_socket, is_loopback, remove_socket
+from pydllm.server.metrics import Metrics
+from pydllm.server.metrics_page import MetricsPage
+from pydllm.server.metrics_service import MetricsService
 from pydllm.server.model_service import ModelService
 from pydllm.server.served import Backend, Served
 from pydllm.server.tokenizer_service import TokenizerService
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from pydllm.server.config import ServerConfig
 
 log = logging.getLogger("pydllm.server")
 
@@ -44,7 +47,9 @@ SERVICES = (
     generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
     tokenizer_service_pb2.DESCRIPTOR.services_by_name["TokenizerService"].full_name,
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    metrics_service_pb2.DESCRIPTOR.services_by_name["MetricsService"].full_name,
 )
+ADMIN = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 HEALTH = "grpc.health.v1.Health"
 
 CLEANUP_SECONDS = 5.0
@@ -63,25 +68,6 @@ _OPTIONS = (
 )
 
 
-class PortError(Exception):
-    """The address cannot be listened on; one line."""
-
-
-class LoadingStoppedError(Exception):
-    """A signal came before the model was loaded. The loading thread may still run."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerConfig:
-    """Where to listen and how to stop."""
-
-    host: str = "127.0.0.1"
-    port: int = 50051
-    """0: any free port."""
-    drain_timeout: float = 30.0
-    """Seconds that running requests have after the first SIGTERM."""
-
-
 class App:
     """One listening server. `publish` makes it serve a model; `drain` ends it."""
 
@@ -89,59 +75,113 @@ class App:
         self.config = config
         self.lifecycle = Lifecycle()
         self.backend = Backend()
-        self.health = HealthService(SERVICES)
+        self.services = (*SERVICES, ADMIN) if config.enable_admin else SERVICES
+        """Full names of pydllm's own services."""
+        self.health = HealthService(self.services)
+        self._admin = AdminService(self.backend, self.lifecycle) if config.enable_admin else None
         self.port = 0
-        self._server = grpc.aio.server(interceptors=(Guard(self.lifecycle),), options=_OPTIONS)
+        self.metrics_port: int | None = None
+        """The bound one; None without a page."""
+        self._socket: str | None = None
+        """The unix socket that is listened on; whatever else is at its path is not ours to remove."""
+        self._page: MetricsPage | None = None
+        self._most_drain_seconds = float("inf")
+        self._server = grpc.aio.server(interceptors=(Guard(self.lifecycle, Authenticator(config)),), options=_OPTIONS)
         self._register()
 
     async def start(self) -> None:
-        """Listens; calls are answered STARTING until `publish`. Raises PortError."""
-        address = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        """Listens; calls are answered STARTING until `publish`. Raises ConfigError and PortError."""
+        address = f"{bracketed(self.config.host)}:{self.config.port}"
+        credentials = tls.credentials(self.config)
         check_address(self.config.host, self.config.port)
-        try:
-            self.port = self._server.add_insecure_port(f"{address}:{self.config.port}")
-        except RuntimeError:
-            self.port = 0
+        self.port = self._listen(address, credentials)
         if not self.port or self.config.port not in (0, self.port):
-            raise PortError(f"grpc_port: cannot listen on {address}:{self.config.port}")
-        if not is_loopback(self.config.host):
-            log.warning(
-                "LISTENING ON %s WITHOUT AUTHENTICATION OR ENCRYPTION: whoever reaches this port can use the model",
-                self.config.host,
-            )
+            raise PortError(f"grpc_port: cannot listen on {address}")
+        self._listen_locally()
+        self._open_page()
+        warn_of_exposure(self.config)
         await self._server.start()
 
     async def publish(self, served: Served) -> None:
         """Serves this model, after one forward pass has worked."""
         await warm_up(served)
-        self.backend.served = served
+        metrics = Metrics(served.name, served.engine.stats, alias=self.config.metrics_alias)
+        self.backend.publish(served, metrics)
+        if self._admin is not None:
+            self._admin.watch(served)
         self.lifecycle.phase = Phase.SERVING
         await self.health.set_serving(True)
+
+    @property
+    def drain_seconds(self) -> float:
+        """How long running calls have, at most, once `drain` begins."""
+        return min(self.config.drain_timeout, self._most_drain_seconds)
+
+    def hurry(self, seconds: float) -> None:
+        """Shortens a drain, the one that is under way or the one to come."""
+        self._most_drain_seconds = seconds
+        self.lifecycle.hurry(seconds)
 
     async def drain(self) -> bool:
         """Takes no new calls, lets running ones finish, then ends the rest with UNAVAILABLE. True when none was cut."""
         self.lifecycle.phase = Phase.DRAINING
         await self.health.set_serving(False)
-        finished = await self.lifecycle.idle(self.config.drain_timeout)
+        finished = await self.lifecycle.idle(self.drain_seconds)
         if not finished:
             log.warning("cancelling %d calls that outlived the drain timeout", self.lifecycle.running_calls)
         if self.backend.served is not None:
             await self.backend.served.engine.close()
         await self.lifecycle.idle(CLEANUP_SECONDS)
+        self.lifecycle.stopped.set()
         await self.close(CLOSE_SECONDS)
         return finished
 
     async def close(self, grace_seconds: float = 0.0) -> None:
         """Stops listening; calls that still run after the grace are cut off. The engine is left alone."""
         await self._server.stop(grace_seconds)
+        if self._admin is not None:
+            await self._admin.close()
+        if self._page is not None:
+            await asyncio.to_thread(self._page.close)
+            self._page = None
+        if self._socket is not None:
+            remove_socket(self._socket)
+            self._socket = None
+
+    def _listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
+        """The bound port, 0 when gRPC refuses."""
+        try:
+            if credentials is not None:
+                return self._server.add_secure_port(address, credentials)
+            return self._server.add_insecure_port(address)
+        except RuntimeError:
+            return 0
+
+    def _listen_locally(self) -> None:
+        """On the unix socket, for the gateway."""
+        if self.config.socket is None:
+            return
+        clear_socket(self.config.socket)
+        if not self._listen(f"unix:{self.config.socket}"):
+            raise PortError("socket: cannot listen on this path")
+        self._socket = self.config.socket
+
+    def _open_page(self) -> None:
+        """The Prometheus page; empty until a model is served."""
+        if self.config.metrics_port is not None:
+            self._page = MetricsPage(self.config.host, self.config.metrics_port, self.backend.page)
+            self.metrics_port = self._page.port
 
     def _register(self) -> None:
         server = self._server
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationService(self.backend), server)
         tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(TokenizerService(self.backend), server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.backend), server)
+        metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(MetricsService(self.backend), server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
-        reflection.enable_server_reflection((*SERVICES, HEALTH, reflection.SERVICE_NAME), server)
+        if self._admin is not None:
+            admin_service_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)
+        reflection.enable_server_reflection((*self.services, HEALTH, reflection.SERVICE_NAME), server)
 
 
 async def warm_up(served: Served) -> None:
@@ -151,107 +191,14 @@ async def warm_up(served: Served) -> None:
         pass
 
 
-async def serve(config: ServerConfig, load: Callable[[], Served], ready: Callable[[App, Served], None]) -> None:
-    """Runs until SIGTERM or SIGINT and drains; a second signal ends the process at once.
-
-    `load` runs in a thread while the port already answers STARTING; `ready` is called when requests are served.
-    Raises PortError, LoadingStoppedError and what `load` raises.
-    """
-    stop = asyncio.Event()
-    app = App(config)
-    try:
-        await app.start()
-        with _signals(stop):
-            served = await _loaded(load, stop)
-            await app.publish(served)
-            ready(app, served)
-            await stop.wait()
-            log.info("draining: up to %g s for %d calls", config.drain_timeout, app.lifecycle.running_calls)
-            await app.drain()
-    finally:
-        await app.close()
-
-
-async def _loaded(load: Callable[[], Served], stop: asyncio.Event) -> Served:
-    """What `load` returns or raises. Its thread is a daemon: a signal must not wait for it."""
-    loop = asyncio.get_running_loop()
-    loading: asyncio.Future[Served] = loop.create_future()
-
-    def settle(served: Served | None, error: BaseException | None) -> None:
-        if loading.cancelled():
-            return
-        if error is not None:
-            loading.set_exception(error)
-        elif served is not None:
-            loading.set_result(served)
-
-    def run() -> None:
-        outcome: tuple[Served | None, BaseException | None]
-        try:
-            outcome = (load(), None)
-        except Exception as error:  # noqa: BLE001 - raised again in the event loop
-            outcome = (None, error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, *outcome)
-
-    threading.Thread(target=run, name="pydllm-load", daemon=True).start()
-    stopping = asyncio.ensure_future(stop.wait())
-    await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if not loading.done():
-        loading.cancel()
-        raise LoadingStoppedError("stopped while loading")
-    return loading.result()
-
-
-@contextlib.contextmanager
-def _signals(stop: asyncio.Event) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: int) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def check_address(host: str, port: int) -> None:
-    """PortError saying why the address cannot be used; gRPC itself only says that it cannot."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError:
-        raise PortError(f"host: {host} is no address of this machine") from None
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-            probe.listen(1)
-        except OSError as error:
-            raise PortError(_bind_reason(error, host, port)) from None
-
-
-def _bind_reason(error: OSError, host: str, port: int) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"grpc_port: {host}:{port} is in use"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"host: {host} is no address of this machine"
-    return f"grpc_port: cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}"
+def warn_of_exposure(config: ServerConfig) -> None:
+    """Says loudly what is missing where more than this machine can reach the port."""
+    if is_loopback(config.host):
+        return
+    authenticated = bool(config.api_keys) or config.tls_client_ca is not None
+    encrypted = config.tls_cert is not None
+    if not authenticated:
+        lacks = "AUTHENTICATION" if encrypted else "AUTHENTICATION OR ENCRYPTION"
+        log.warning("LISTENING ON %s WITHOUT %s: whoever reaches this port can use the model", config.host, lacks)
+    elif not encrypted:
+        log.warning("LISTENING ON %s WITHOUT ENCRYPTION: API keys and texts can be read on the way", config.host)

@@ -23,6 +23,7 @@ _REASONS: dict[FinishReason, types_pb2.FinishReason] = {
     "stop_sequence": types_pb2.FINISH_REASON_STOP_SEQUENCE,
     "length": types_pb2.FINISH_REASON_LENGTH,
     "step_limit": types_pb2.FINISH_REASON_STEP_LIMIT,
+    "repetition": types_pb2.FINISH_REASON_REPETITION,
 }
 
 

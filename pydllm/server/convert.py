@@ -89,6 +89,7 @@ SAMPLING: _Fields = {
     "stop_token_ids": tuple,
     "include_stop": bool,
     "ignore_eos": bool,
+    "max_repetition_run": int,
     "n": int,
 }
 

@@ -41,6 +41,10 @@ class StartingError(errors.PydllmError):
     """The server is still loading."""
 
 
+class UnauthenticatedError(errors.PydllmError):
+    """The call brings no API key, or none that is known."""
+
+
 class MalformedMessageError(errors.PydllmError):
     """The bytes are no message of this method."""
 
@@ -110,6 +114,7 @@ _TABLE = (  # the first row whose class matches; subclasses before their bases
     _Row(DrainingError, grpc.StatusCode.UNAVAILABLE, "DRAINING", retry=True),
     _Row(errors.EngineStoppedError, grpc.StatusCode.UNAVAILABLE, "DRAINING", retry=True),
     _Row(StartingError, grpc.StatusCode.UNAVAILABLE, "STARTING", retry=True),
+    _Row(UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED, "INVALID_API_KEY"),
     _Row(errors.DeadlineExceededError, grpc.StatusCode.DEADLINE_EXCEEDED, ""),
     _Row(errors.RequestCancelledError, grpc.StatusCode.CANCELLED, "ABORTED"),
 )

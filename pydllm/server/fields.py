@@ -48,7 +48,6 @@ REFUSALS = (
     Refusal("sampling.frequency_penalty", _only(0), _PENALTY),
     Refusal("sampling.logit_bias", _empty, "logit bias is not available"),
     Refusal("sampling.min_tokens", _only(0), "a lower bound on tokens is not available"),
-    Refusal("sampling.max_repetition_run", _only(0), "ending on repetition is not available"),
     Refusal("diffusion.allow_edits", _only(False), _EDITS),
     Refusal("diffusion.edit_threshold", _never, _EDITS),
     Refusal("diffusion.cache", _only("", "none"), _CACHE),

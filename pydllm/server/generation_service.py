@@ -8,6 +8,7 @@ import contextlib
 import logging
 import time
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydllm_proto.v1 import generation_service_pb2 as pb
@@ -18,14 +19,19 @@ from pydllm.errors import DeadlineExceededError, InvalidRequestError, QueueFullE
 from pydllm.server import convert
 from pydllm.server.fields import refuse_unsupported
 from pydllm.server.job import Job, now
+from pydllm.server.metrics import Observer
+from pydllm.server.no_tokenizer import refuse_text
 from pydllm.server.served import Backend, Served, encode_prompt
 from pydllm.server.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from pydllm.engine import PreparedRequest
     from pydllm.server.candidate import Candidate
     from pydllm.server.rpc import Context
+
+_UNARY = convert.StreamOptions()
 
 log = logging.getLogger("pydllm.server")
 
@@ -38,64 +44,92 @@ class GenerationService(pb_grpc.GenerationServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """Runs to the end and returns everything."""
-        async with self._open(request, context, snapshots=False) as job:
-            candidates = job.candidates()
-            blocks: list[list[pb.BlockAppended]] = [job.echoed() for _ in candidates]
-            created = now()
-            async for index, event in job.generation:
-                if event.kind == "started":
-                    created = now()
-                blocks[index] += candidates[index].accept(event)
-                if candidates[index].finished is not None:
-                    job.generation.end(index)
-            return pb.GenerateResponse(
-                request_id=job.request_id,
-                model=job.served.name,
-                created=created,
-                candidates=[_whole(job, c, parts) for c, parts in zip(candidates, blocks, strict=True)],
-                usage=job.usage(candidates),
-            )
+        with self._observer(context) as observer:
+            async with self._open(request, observer) as job:
+                return await _answer(job)
 
     async def StreamGenerate(
         self, request: pb.StreamGenerateRequest, context: Context
     ) -> AsyncIterator[pb.StreamGenerateResponse]:
         """Streams what becomes final, and provisional blocks where asked for."""
-        options = convert.stream_options(request.options)
-        async with self._open(request.request, context, snapshots=options.provisional) as job:
-            stream = Stream(job, options)
-            async with contextlib.aclosing(stream.messages()) as messages:
+        with self._observer(context) as observer:
+            options = convert.stream_options(request.options)
+            async with (
+                self._open(request.request, observer, options) as job,
+                contextlib.aclosing(Stream(job, options).messages()) as messages,
+            ):
                 async for message in messages:
                     yield message
 
+    def _observer(self, context: Context) -> Observer:
+        return Observer(self._backend.metrics, deadline=_deadline(context))
+
     @contextlib.asynccontextmanager
-    async def _open(self, request: pb.GenerateRequest, context: Context, *, snapshots: bool) -> AsyncIterator[Job]:
+    async def _open(
+        self, request: pb.GenerateRequest, observer: Observer, options: convert.StreamOptions = _UNARY
+    ) -> AsyncIterator[Job]:
         """Checks a request, hands it to the engine and cancels what still runs of it in the end."""
-        deadline = _deadline(context)
         served = self._backend.model(request.model)
         refuse_unsupported(request)
+        if not served.has_tokenizer:
+            refuse_text(request, options)
         request_id = convert.request_id(request.request_id) or uuid.uuid4().hex
-        with self._backend.in_flight(request_id):
-            sampling = convert.sampling_params(request.sampling)
-            diffusion = convert.diffusion_params(request.diffusion)
-            output = convert.output_options(request.output)
-            prompt = convert.prompt_input(request)
-            _require_room(served)
-            prompt_ids, text = await encode_prompt(served, prompt)
-            prepared = served.engine.prepare(_known(served, prompt_ids, request), sampling, diffusion)
-            generation = served.engine.submit(prepared, deadline_seconds=_remaining(deadline), snapshots=snapshots)
-            echo = _echo_text(served, output, prompt_ids, text)
+        with self._backend.requests.in_flight(request_id) as entry:
+            output = _output(served, request)
+            prompt_ids, text, prepared = await _prepare(served, request)
+            seconds = _remaining(observer.deadline)
+            generation = served.engine.submit(prepared, deadline_seconds=seconds, snapshots=options.provisional)
             log.debug("request %s: %d prompt tokens, %s", request_id, len(prompt_ids), prepared.algorithm)
             try:
+                entry.submitted(generation)
+                observer.submitted(prompt_tokens=len(prompt_ids), candidates=len(prepared.seeds))
                 yield Job(
                     request_id=request_id,
                     served=served,
                     generation=generation,
                     prompt_ids=prompt_ids,
-                    echo_text=echo,
+                    echo_text=_echo_text(served, output, prompt_ids, text),
                     output=output,
+                    observer=observer,
                 )
             finally:
                 generation.cancel()
+
+
+async def _answer(job: Job) -> pb.GenerateResponse:
+    """Reads the whole generation."""
+    candidates = job.candidates()
+    blocks: list[list[pb.BlockAppended]] = [job.echoed() for _ in candidates]
+    created = now()
+    async for index, event in job.generation:
+        if event.kind == "started":
+            created = now()
+        blocks[index] += job.accept(candidates[index], event)
+        if candidates[index].finished is not None:
+            job.generation.end(index)
+    return pb.GenerateResponse(
+        request_id=job.request_id,
+        model=job.served.name,
+        created=created,
+        candidates=[_whole(job, c, parts) for c, parts in zip(candidates, blocks, strict=True)],
+        usage=job.usage(candidates),
+    )
+
+
+def _output(served: Served, request: pb.GenerateRequest) -> convert.OutputOptions:
+    """Without text the token ids are the answer, asked for or not."""
+    output = convert.output_options(request.output)
+    return output if served.has_tokenizer else replace(output, token_ids=True)
+
+
+async def _prepare(served: Served, request: pb.GenerateRequest) -> tuple[list[int], str | None, PreparedRequest]:
+    """The prompt's ids, its text where it was given, and what the engine is asked."""
+    sampling = convert.sampling_params(request.sampling)
+    diffusion = convert.diffusion_params(request.diffusion)
+    prompt = convert.prompt_input(request)
+    _require_room(served)
+    prompt_ids, text = await encode_prompt(served, prompt)
+    return prompt_ids, text, served.engine.prepare(_known(served, prompt_ids, request), sampling, diffusion)
 
 
 def _whole(job: Job, candidate: Candidate, blocks: list[pb.BlockAppended]) -> types_pb2.Candidate:

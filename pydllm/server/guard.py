@@ -1,13 +1,15 @@
-"""The one wrapper around every handler: admission, typed errors, and nothing internal ever leaves.
+"""The one wrapper around every handler: authentication, admission, typed errors, and nothing internal ever leaves.
 
 It also turns generator handlers into writers, so that a cancelled call closes its generator at once.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -19,6 +21,7 @@ from pydllm.server import errors
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from pydllm.server.auth import Authenticator
     from pydllm.server.lifecycle import Lifecycle
     from pydllm.server.rpc import Context
 
@@ -32,6 +35,8 @@ MAX_ID_LENGTH = 128
 REQUEST_ID_KEY = "x-request-id"
 
 _OWN_PREFIX = "/pydllm."
+_OBSERVERS = ("/pydllm.v1.AdminService/", "/pydllm.v1.MetricsService/")
+"""They neither hold up a drain nor end with its beginning."""
 
 
 class _Unreadable:
@@ -42,10 +47,11 @@ class _Unreadable:
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Wraps every method; calls of pydllm's own services are admitted by the lifecycle."""
+    """Wraps every method. Authentication comes first; calls of pydllm's own services are admitted by the lifecycle."""
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
+    def __init__(self, lifecycle: Lifecycle, authenticator: Authenticator) -> None:
         self._lifecycle = lifecycle
+        self._authenticator = authenticator
 
     async def intercept_service(
         self,
@@ -53,10 +59,13 @@ class Guard(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         """The method's handler, guarded."""
+        method = str(handler_call_details.method)
+        refusal = self._authenticator.refusal(method, handler_call_details.invocation_metadata or ())
+        if refusal is not None:
+            return self._refused(method, refusal)
         handler: Any = await continuation(handler_call_details)
         if handler is None:
             return handler
-        method = str(handler_call_details.method)
         handler = handler._replace(request_deserializer=_reader(handler.request_deserializer))
         if handler.unary_unary:
             return handler._replace(unary_unary=self._unary(method, handler.unary_unary))
@@ -66,42 +75,81 @@ class Guard(grpc.aio.ServerInterceptor):
             return handler._replace(stream_stream=self._stream(method, handler.stream_stream))
         raise AssertionError(f"{method}: client-streaming methods are not guarded")
 
+    def _refused(self, method: str, error: Exception) -> Any:
+        """Answers without reading the request. On the wire every method is a stream, so this fits any of them."""
+
+        async def call(requests: Any, context: Context) -> None:  # noqa: ARG001
+            async with self._answered(method, context, admission=contextlib.nullcontext()):
+                raise error
+
+        return grpc.stream_stream_rpc_method_handler(call)
+
     def _unary(self, method: str, behaviour: Callable[[Any, Context], Awaitable[Any]]) -> Any:
         async def call(request: Any, context: Context) -> Any:
-            async with self._answered(method, context):
-                return await behaviour(_readable(request), context)
+            try:
+                async with self._answered(method, context, admission=self._admission(method)):
+                    return await behaviour(_readable(request), context)
+            except grpc.aio.AbortError as aborted:
+                _forget(aborted)
+                raise
+            finally:
+                del request
 
         return call
 
     def _stream(self, method: str, behaviour: Callable[[Any, Context], Any]) -> Any:
         async def call(request: Any, context: Context) -> None:
-            async with (
-                self._answered(method, context),
-                contextlib.aclosing(behaviour(_readable(request), context)) as messages,
-            ):
-                async for message in messages:
-                    await context.write(message)
+            try:
+                async with (
+                    self._answered(method, context, admission=self._admission(method)),
+                    contextlib.aclosing(behaviour(_readable(request), context)) as messages,
+                ):
+                    async for message in messages:
+                        await context.write(message)
+            except grpc.aio.AbortError as aborted:
+                _forget(aborted)
+                raise
+            finally:
+                del request
 
         return call
 
+    def _admission(self, method: str) -> contextlib.AbstractContextManager[None]:
+        counted = method.startswith(_OWN_PREFIX) and not method.startswith(_OBSERVERS)
+        return self._lifecycle.call() if counted else contextlib.nullcontext()
+
     @contextlib.asynccontextmanager
-    async def _answered(self, method: str, context: Context) -> AsyncIterator[None]:
+    async def _answered(
+        self, method: str, context: Context, *, admission: contextlib.AbstractContextManager[None]
+    ) -> AsyncIterator[None]:
         """Runs a call's body; whatever it raises becomes one status."""
         echo: tuple[tuple[str, str | bytes], ...] = ()
         began = time.monotonic()
         try:
             echo = _echoed(context)
             context.set_trailing_metadata(echo)
-            with self._lifecycle.call() if method.startswith(_OWN_PREFIX) else contextlib.nullcontext():
+            with admission:
                 yield
         except grpc.aio.AbortError:
             raise
+        except (grpc.aio.InternalError, grpc.aio.UsageError):
+            # gRPC could not send: the client left, and the cancellation of this call has not arrived yet.
+            log.info("%s: the client left after %.3f s", method, time.monotonic() - began)
+            raise asyncio.CancelledError from None
         except Exception as error:  # noqa: BLE001 - every exception becomes a status
             failure = _failure(error, method)
             log.info("%s %s after %.3f s", method, failure.code.name, time.monotonic() - began)
             await context.abort(failure.code, failure.message, failure.metadata() + echo)
         else:
             log.debug("%s OK after %.3f s", method, time.monotonic() - began)
+
+
+def _forget(aborted: grpc.aio.AbortError) -> None:
+    """Empties the frames that a failure went through. gRPC's state of the call keeps the failure in a reference cycle,
+    and with it the frames and the request, megabytes perhaps, until a full garbage collection some day."""
+    for error in (aborted, aborted.__context__):
+        if error is not None:
+            traceback.clear_frames(error.__traceback__)
 
 
 def _failure(error: Exception, method: str) -> errors.Failure:

@@ -15,7 +15,9 @@ from pydllm.text import CandidateAssembler
 if TYPE_CHECKING:
     from pydllm.engine import AsyncGeneration
     from pydllm.server import convert
+    from pydllm.server.metrics import Observer
     from pydllm.server.served import Served
+    from pydllm.text.events import Event
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class Job:
     echo_text: str | None
     """The prompt's text when it is part of the output."""
     output: convert.OutputOptions
+    observer: Observer
 
     def candidates(self) -> list[Candidate]:
         """One per candidate, nothing accepted yet."""
@@ -47,6 +50,12 @@ class Job:
             include_stop=request.include_stop,
             skip_special_tokens=self.output.skip_special_tokens,
         )
+
+    def accept(self, candidate: Candidate, event: Event) -> list[pb.BlockAppended]:
+        """Hands a candidate its next event; the blocks that became final."""
+        blocks = candidate.accept(event)
+        self.observer.accepted(candidate, event, blocks)
+        return blocks
 
     def usage(self, candidates: list[Candidate]) -> types_pb2.Usage:
         """Token counts so far."""

@@ -29,6 +29,9 @@ class Lifecycle:
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self.stopped = asyncio.Event()
+        """Set once a drain is over."""
+        self._limit: asyncio.Timeout | None = None
 
     @contextlib.contextmanager
     def call(self) -> Iterator[None]:
@@ -52,9 +55,18 @@ class Lifecycle:
         return self._running
 
     async def idle(self, timeout_seconds: float) -> bool:
-        """Waits until no call runs; False when that took longer."""
+        """Waits until no call runs; False when that took longer than this, or than `hurry` allowed meanwhile."""
         try:
-            await asyncio.wait_for(self._idle.wait(), timeout_seconds)
+            async with asyncio.timeout(timeout_seconds) as self._limit:
+                await self._idle.wait()
         except TimeoutError:
             return False
+        finally:
+            self._limit = None
         return True
+
+    def hurry(self, seconds: float) -> None:
+        """Lets an `idle` that is waiting end within this time."""
+        end = asyncio.get_running_loop().time() + seconds
+        if self._limit is not None and end < (self._limit.when() or end):
+            self._limit.reschedule(end)

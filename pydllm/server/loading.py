@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from pydllm.engine import AsyncEngine, EngineConfig, find, start
+from pydllm.server.no_tokenizer import NoTokenizer
 from pydllm.server.served import Served
 from pydllm.text import ChatTemplate, Tokenizer
 
@@ -24,13 +25,17 @@ def load_served(
     *,
     served_model_name: str | None = None,
     revision: str | None = None,
+    skip_tokenizer: bool = False,
     progress: Progress | None = None,
 ) -> Served:
-    """Loads weights, tokenizer and chat template; any thread. Raises CheckpointError and the options' errors."""
+    """Loads weights and, unless skipped, tokenizer and chat template; any thread.
+
+    Raises CheckpointError and the options' errors.
+    """
     found = find(model, config, revision=revision)
     checkpoint = found.checkpoint
-    tokenizer = Tokenizer.load(checkpoint.path)
-    chat_template = ChatTemplate.load(checkpoint.path, tokenizer)
+    tokenizer = NoTokenizer() if skip_tokenizer else Tokenizer.load(checkpoint.path)
+    chat_template = None if skip_tokenizer else ChatTemplate.load(checkpoint.path, tokenizer)
     loaded = start(found, progress=progress)
     stamp = Timestamp()
     stamp.GetCurrentTime()
@@ -42,7 +47,7 @@ def load_served(
         loaded=stamp,
         source=_default_name(model, checkpoint.name),
         revision=revision or "",
-        longest_token=max(len(tokenizer.token_text(i) or "") for i in range(tokenizer.vocab_size)),
+        longest_token=max((len(tokenizer.token_text(i) or "") for i in range(tokenizer.vocab_size)), default=0),
     )
 
 

@@ -42,6 +42,7 @@ class Renderer:
             block_index=snapshot.block_index,
             step=snapshot.step,
             token_offset=snapshot.token_offset,
+            confidences=snapshot.confidences,
             token_ids=[self._mask_token_id if token is None else token for token in snapshot.token_ids],
             text=self._text(snapshot.token_ids) if self._options.snapshot_text else "",
         )
@@ -68,13 +69,14 @@ def _same_block(before: BlockSnapshot, after: BlockSnapshot) -> bool:
 
 def changed(before: BlockSnapshot, after: BlockSnapshot) -> Iterator[pb.BlockEdits.Edit]:
     """Positions of one block that differ, in order."""
-    for i, (old, new) in enumerate(zip(before.token_ids, after.token_ids, strict=True)):
+    pairs = zip(before.token_ids, after.token_ids, after.confidences, strict=True)
+    for i, (old, new, confidence) in enumerate(pairs):
         if old != new:
-            yield _edit(after.token_offset + i, old, new)
+            yield _edit(after.token_offset + i, old, new, confidence)
 
 
-def _edit(position: int, old: int | None, new: int | None) -> pb.BlockEdits.Edit:
+def _edit(position: int, old: int | None, new: int | None, confidence: float) -> pb.BlockEdits.Edit:
     if new is None:
         return pb.BlockEdits.Edit(position=position, kind=pb.EDIT_KIND_REMASK)
     kind = pb.EDIT_KIND_COMMIT if old is None else pb.EDIT_KIND_REPLACE
-    return pb.BlockEdits.Edit(position=position, token_id=new, kind=kind)
+    return pb.BlockEdits.Edit(position=position, token_id=new, kind=kind, confidence=confidence)

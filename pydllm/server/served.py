@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -11,14 +10,17 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from pydllm.errors import ContextLengthError, ModelNotFoundError, UnsupportedError
 from pydllm.params import shown
 from pydllm.server.convert import Chat, Input
-from pydllm.server.errors import RequestIdInUseError, StartingError
+from pydllm.server.errors import StartingError
+from pydllm.server.no_tokenizer import NoTokenizer
+from pydllm.server.requests import Requests
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from google.protobuf.timestamp_pb2 import Timestamp
 
     from pydllm.engine import AsyncEngine
+    from pydllm.server.metrics import Metrics
     from pydllm.text import ChatTemplate, Tokenizer
 
 SHORT_TEXT = 2048
@@ -26,6 +28,8 @@ SHORT_TEXT = 2048
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_STARTING = "the server is still loading the model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,11 @@ class Served:
         """Prompt plus generated tokens."""
         return self.engine.facts.max_model_len
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether it takes and gives text."""
+        return not isinstance(self.tokenizer, NoTokenizer)
+
     def template(self) -> ChatTemplate:
         """The chat template; UnsupportedError when the checkpoint has none."""
         if self.chat_template is None:
@@ -64,30 +73,35 @@ class Served:
 
 
 class Backend:
-    """Holds the served model from the end of loading on, and the ids of requests in flight."""
+    """Holds the served model and its metrics from the end of loading on, and the requests in flight."""
 
     def __init__(self) -> None:
         self.served: Served | None = None
-        self._ids: set[str] = set()
+        self.requests = Requests()
+        self._metrics: Metrics | None = None
+
+    def publish(self, served: Served, metrics: Metrics) -> None:
+        """Serves this model from now on."""
+        self.served, self._metrics = served, metrics
+
+    @property
+    def metrics(self) -> Metrics:
+        """The served model's; StartingError before there is one."""
+        if self._metrics is None:
+            raise StartingError(_STARTING)
+        return self._metrics
+
+    def page(self) -> bytes:
+        """The metrics as text, nothing before there are any; any thread."""
+        return b"" if self._metrics is None else self._metrics.render()
 
     def model(self, name: str) -> Served:
         """The model of this name ("" is the default); ModelNotFoundError for any other."""
         if self.served is None:
-            raise StartingError("the server is still loading the model")
+            raise StartingError(_STARTING)
         if name not in ("", self.served.name):
             raise ModelNotFoundError(f"model: expected {shown(self.served.name)} or nothing, got {shown(name)}")
         return self.served
-
-    @contextlib.contextmanager
-    def in_flight(self, request_id: str) -> Iterator[None]:
-        """Reserves a request's id while it runs; RequestIdInUseError when it is taken."""
-        if request_id in self._ids:
-            raise RequestIdInUseError(f"request_id: {shown(request_id)} is in flight already")
-        self._ids.add(request_id)
-        try:
-            yield
-        finally:
-            self._ids.discard(request_id)
 
 
 async def off_loop(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -106,7 +120,10 @@ def _require_possible_length(served: Served, text: str, field: str) -> None:
     """Refuses what cannot fit the context whatever its tokens are, before they are made."""
     limit = served.max_context_length * served.longest_token
     if len(text) > limit:
-        message = f"{field}: expected at most {limit} characters (the context times the longest token), got {len(text)}"
+        message = (
+            f"{field}: this model's maximum context length is {served.max_context_length} tokens, "
+            f"at most {limit} characters, got {len(text)}"
+        )
         raise ContextLengthError(field, message, limit=limit, given=len(text))
 
 

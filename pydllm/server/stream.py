@@ -63,7 +63,7 @@ class Stream:
         if event.kind == "started":
             self._start(candidate)
         snapshot = candidate.snapshot(event) if self._options.provisional else None
-        blocks = candidate.accept(event)
+        blocks = self._job.accept(candidate, event)
         if blocks:
             self._outbox.drop(candidate.index)
         if snapshot is not None and snapshot.block_index not in [block.block_index for block in blocks]:

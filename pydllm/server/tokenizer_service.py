@@ -11,6 +11,7 @@ from pydllm_proto.v1 import tokenizer_service_pb2_grpc as pb_grpc
 
 from pydllm.errors import InvalidRequestError
 from pydllm.server import convert
+from pydllm.server.no_tokenizer import unsupported
 from pydllm.server.served import Backend, Served, chat_size, off_loop
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class TokenizerService(pb_grpc.TokenizerServiceServicer):
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """Token ids of a text or a conversation."""
-        served = self._backend.model(request.model)
+        served = self._served(request.model, request.WhichOneof("input") or "text")
         text, rendered = await _text_of(served, request)
         special = request.add_special_tokens if request.HasField("add_special_tokens") else not rendered
         field = "chat" if rendered else "text"
@@ -41,7 +42,7 @@ class TokenizerService(pb_grpc.TokenizerServiceServicer):
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
         """The text of token ids; an id that is no token is an error."""
-        served = self._backend.model(request.model)
+        served = self._served(request.model, "token_ids")
         skip = request.skip_special_tokens if request.HasField("skip_special_tokens") else True
         ids = list(request.token_ids)
         text = await off_loop(len(ids), _decode, served, ids, skip)
@@ -51,7 +52,7 @@ class TokenizerService(pb_grpc.TokenizerServiceServicer):
         self, request: pb.GetTokenizerInfoRequest, context: Context
     ) -> pb.GetTokenizerInfoResponse:
         """Special tokens and the chat template's source."""
-        served = self._backend.model(request.model)
+        served = self._served(request.model, "tokenizer")
         special = served.tokenizer.special_tokens
         named = {name: special.get(f"{name}_token") for name in ("bos", "eos", "pad")}  # type: ignore[call-overload]
         mask_id = served.engine.facts.mask_token_id
@@ -64,6 +65,13 @@ class TokenizerService(pb_grpc.TokenizerServiceServicer):
             mask=pb.SpecialToken(text=served.tokenizer.token_text(mask_id) or "", id=mask_id),
             chat_template=served.chat_template.source if served.chat_template else "",
         )
+
+    def _served(self, model: str, field: str) -> Served:
+        """The model; UnsupportedError(field) when it is served without a tokenizer."""
+        served = self._backend.model(model)
+        if not served.has_tokenizer:
+            raise unsupported(field)
+        return served
 
 
 async def _text_of(served: Served, request: pb.TokenizeRequest) -> tuple[str, bool]:

@@ -17,6 +17,7 @@ _REASONS: dict[str, FinishReason] = {
     "stop_token": "stop_sequence",
     "length": "length",
     "step_limit": "step_limit",
+    "repetition": "repetition",
 }
 
 
@@ -54,7 +55,14 @@ class CandidateProgress:
         if self.finished is not None or event.snapshot_block < 0:
             return None
         tokens = [None if token < 0 else token for token in event.snapshot_tokens]
-        return BlockSnapshot(self.index, event.snapshot_block, event.snapshot_step, event.snapshot_offset, tokens)
+        return BlockSnapshot(
+            index=self.index,
+            block_index=event.snapshot_block,
+            step=event.snapshot_step,
+            token_offset=event.snapshot_offset,
+            token_ids=tokens,
+            confidences=list(event.snapshot_confidences),
+        )
 
     def accept(self, event: Event) -> list[BlockAppended]:
         """Takes the next event; the blocks that became final with it, and at the end what was held back."""

@@ -61,6 +61,8 @@ class ChatTemplate:
         """The template's text."""
         self._special_tokens = dict(special_tokens)
         self._code, self._variables = _compile(source, name)
+        # A template that prints whole messages shows their tool calls without naming them.
+        self._shows_tool_calls = any(word in source for word in ("tool_calls", "tojson"))
         self._probe(name)
 
     @staticmethod
@@ -100,10 +102,10 @@ class ChatTemplate:
         """The prompt's text; encode it with add_special_tokens=False.
 
         InvalidRequestError (`field`.messages, .tools, .template_kwargs): malformed, unknown variables, or the
-        template refuses. UnsupportedError: tools for a template that has no use for them.
+        template refuses. UnsupportedError: tools or tool calls for a template that has no use for them.
         """
         variables = {
-            "messages": _plain_messages(messages, f"{field}.messages"),
+            "messages": self._plain_messages(messages, f"{field}.messages"),
             "tools": self._plain_tools(tools, f"{field}.tools"),
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
@@ -144,6 +146,16 @@ class ChatTemplate:
             # The template cannot render this message (it may want a system message, or structured content): a
             # matter of requests, which get its own words.
             return
+
+    def _plain_messages(self, messages: Sequence[Mapping[str, Any]], field: str) -> list[Any]:
+        plain = _plain_messages(messages, field)
+        if not self._shows_tool_calls:
+            for index, message in enumerate(plain):
+                if message.get("tool_calls"):
+                    raise UnsupportedError(
+                        f"{field}[{index}].tool_calls", "the model's chat template has no tool calls"
+                    )
+        return plain
 
     def _plain_tools(self, tools: Sequence[Mapping[str, Any]] | None, field: str) -> Any:
         if not tools:

@@ -13,17 +13,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_SECONDS = 300
-READY = re.compile(r"127\.0\.0\.1:(\d+)")
+READY = re.compile(r"grpc://(\S+)")
 
 
 def wait_until_ready(server: subprocess.Popen[str], start: float) -> str:
-    """The address the server prints when it listens."""
+    """The gRPC address the server prints when it listens."""
     assert server.stdout is not None
     seen = []
     for line in server.stdout:
         seen.append(line)
         if "ready" in line.lower() and (found := READY.search(line)):
-            return found[0]
+            return found[1]
         if time.monotonic() - start > 2 * LIMIT_SECONDS:
             break
     raise SystemExit("the server did not become ready:\n" + "".join(seen[-20:]))

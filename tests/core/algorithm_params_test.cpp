@@ -259,11 +259,10 @@ TEST(CheckParams, UnknownNamesListTheKnownOnes) {
   for (const char* name : {"steps", "temprature", "Block_length", ""}) {
     const auto error = refusal<InvalidRequest>("confidence_threshold", {{name, int64_t{4}}});
     EXPECT_EQ(error.field(), format("diffusion.extra.", name));
-    EXPECT_EQ(
-        error.what(),
-        format("diffusion.extra: expected a parameter of confidence_threshold (confidence_threshold, block_length, "
-               "max_steps_per_block, remasking), got '",
-               name, "'"));
+    EXPECT_EQ(error.what(),
+              format("'", name,
+                     "': expected a parameter of confidence_threshold (confidence_threshold, block_length, "
+                     "max_steps_per_block, remasking)"));
   }
 }
 

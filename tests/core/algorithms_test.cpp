@@ -289,7 +289,7 @@ TEST(ThresholdRules, OneStepPerBlockCommitsWholeBlocks) {
 TEST(ThresholdRules, FilledBlocksCostNoForward) {
   for (const char* name : {"confidence_threshold", "entropy_threshold"}) {
     Driver driver({.max_tokens = 6}, name, {{"block_length", int64_t{2}}});
-    for (const int32_t position : {1, 2, 3, 4}) driver.canvas.commit(position, 1);
+    for (const int32_t position : {1, 2, 3, 4}) driver.canvas.commit(position, 1, 0.5f);
     driver.step([](int32_t, int32_t) { return certain(2, 1.f); });
     EXPECT_EQ(driver.plan.rows, (Tokens{5, 6}));
     EXPECT_TRUE(driver.done());
@@ -299,7 +299,7 @@ TEST(ThresholdRules, FilledBlocksCostNoForward) {
 
 TEST(ThresholdRules, AFilledCanvasIsDoneAtOnce) {
   Driver driver({.max_tokens = 1}, "confidence_threshold", {});
-  driver.canvas.commit(1, 1);
+  driver.canvas.commit(1, 1, 0.5f);
   EXPECT_TRUE(driver.done());
 }
 

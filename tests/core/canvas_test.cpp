@@ -38,21 +38,21 @@ TEST(Canvas, MaskIdInThePromptIsData) {
   EXPECT_FALSE(canvas.masked(0));
   EXPECT_FALSE(canvas.masked(2));
   EXPECT_EQ(canvas.masked_count(0, 3), 0);
-  EXPECT_THROW(canvas.commit(0, 1), InternalError);
+  EXPECT_THROW(canvas.commit(0, 1, 0.5f), InternalError);
   EXPECT_EQ(canvas.final_end(), 3);
 }
 
 TEST(Canvas, FinalEndIsTheLongestPrefixWithoutMasks) {
   const std::vector<int32_t> prompt = {1};
   Canvas canvas(prompt, 4, kMask);
-  canvas.commit(3, 2);
+  canvas.commit(3, 2, 0.5f);
   EXPECT_EQ(canvas.final_end(), 1);
-  canvas.commit(1, 2);
+  canvas.commit(1, 2, 0.5f);
   EXPECT_EQ(canvas.final_end(), 2);
-  canvas.commit(2, 2);
+  canvas.commit(2, 2, 0.5f);
   EXPECT_EQ(canvas.final_end(), 4);
   EXPECT_EQ(masked_in(canvas, 0, 5), (std::vector<int32_t>{4}));
-  canvas.commit(4, 2);
+  canvas.commit(4, 2, 0.5f);
   EXPECT_EQ(canvas.final_end(), 5);
   EXPECT_EQ(canvas.masked_count(), 0);
 }
@@ -60,14 +60,25 @@ TEST(Canvas, FinalEndIsTheLongestPrefixWithoutMasks) {
 TEST(Canvas, RefusesWhatIsNotAnOpenPositionOrAToken) {
   const std::vector<int32_t> prompt = {1};
   Canvas canvas(prompt, 2, kMask);
-  EXPECT_THROW(canvas.commit(1, kMask), InternalError);
-  EXPECT_THROW(canvas.commit(1, -1), InternalError);
-  EXPECT_THROW(canvas.commit(-1, 2), InternalError);
-  EXPECT_THROW(canvas.commit(3, 2), InternalError);
+  EXPECT_THROW(canvas.commit(1, kMask, 0.5f), InternalError);
+  EXPECT_THROW(canvas.commit(1, -1, 0.5f), InternalError);
+  EXPECT_THROW(canvas.commit(-1, 2, 0.5f), InternalError);
+  EXPECT_THROW(canvas.commit(3, 2, 0.5f), InternalError);
   EXPECT_EQ(canvas.masked_count(), 2) << "a refused commit writes nothing";
-  canvas.commit(1, 2);
-  EXPECT_THROW(canvas.commit(1, 3), InternalError);
+  canvas.commit(1, 2, 0.5f);
+  EXPECT_THROW(canvas.commit(1, 3, 0.5f), InternalError);
   EXPECT_EQ(canvas.tokens()[1], 2);
+}
+
+TEST(Canvas, RemembersTheConfidenceOfWhatWasWrittenAndHasNoneElsewhere) {
+  const std::vector<int32_t> prompt = {1};
+  Canvas canvas(prompt, 3, kMask);
+  canvas.commit(2, 5, 0.75f);
+  canvas.commit(3, 5, 0.25f);
+  EXPECT_THROW(canvas.commit(2, 6, 1.0f), InternalError);
+  EXPECT_THROW(canvas.commit(1, kMask, 1.0f), InternalError);
+  EXPECT_EQ(std::vector<float>(canvas.confidences().begin(), canvas.confidences().end()),
+            (std::vector<float>{0, 0, 0.75f, 0.25f}));
 }
 
 TEST(Canvas, RangesAreChecked) {
@@ -105,7 +116,7 @@ TEST(Canvas, CountsStayTrueInRandomOrders) {
     std::vector<int32_t> open = masked_in(canvas, 0, canvas.length());
     std::shuffle(open.begin(), open.end(), random);
     while (!open.empty()) {
-      canvas.commit(open.back(), 5);
+      canvas.commit(open.back(), 5, 0.5f);
       open.pop_back();
       EXPECT_EQ(canvas.masked_count(), static_cast<int32_t>(open.size()));
       EXPECT_EQ(canvas.masked_count(0, canvas.length()), canvas.masked_count());

@@ -245,6 +245,8 @@ class Storm {
     const EngineStats stats = client_.engine().stats();
     EXPECT_EQ(stats.requests_finished + stats.requests_failed, kinds_.size());
     EXPECT_EQ(stats.final_tokens, delivered_);
+    EXPECT_EQ(stats.denoise_steps, steps_);
+    EXPECT_EQ(stats.blocks_finished, blocks_);
     EXPECT_GT(finished_, 0);
     client_.expect_clean();
   }
@@ -279,6 +281,8 @@ class Storm {
   void judge(const Stream& stream, const std::vector<int32_t>& expected) {
     const std::vector<int32_t> tokens = stream.tokens();
     delivered_ += tokens.size();
+    steps_ += static_cast<uint64_t>(stream.end().denoise_steps);
+    blocks_ += stream.blocks().size();
     ASSERT_LE(tokens.size(), expected.size());
     EXPECT_TRUE(std::equal(tokens.begin(), tokens.end(), expected.begin())) << "another answer than alone";
     if (stream.end().kind == EventKind::kFailed) {
@@ -295,6 +299,8 @@ class Storm {
   std::mutex mutex_;
   std::map<RequestId, uint32_t> kinds_;
   uint64_t delivered_ = 0;
+  uint64_t steps_ = 0;
+  uint64_t blocks_ = 0;
   int finished_ = 0;
 };
 

@@ -127,6 +127,51 @@ TEST(Engine, SnapshotsOnlyFillMasksAndEndAsTheFinalBlock) {
   }
 }
 
+// Softmax of the fake model's logits for one position of a canvas, in float64.
+double probability(const std::vector<int32_t>& canvas, int32_t position, int32_t token) {
+  const fake::Behaviour behaviour;
+  const uint64_t hash = fake::hash_of(canvas);
+  double total = 0;
+  for (int32_t id = 0; id < behaviour.vocab; ++id) {
+    total += std::exp(static_cast<double>(fake::logit(behaviour, hash, position, id)));
+  }
+  return std::exp(static_cast<double>(fake::logit(behaviour, hash, position, token))) / total;
+}
+
+TEST(Engine, ASnapshotsConfidencesAreTheProbabilitiesInTheForwardThatWroteEachToken) {
+  Client client;
+  int written = 0, kept = 0;
+  for (uint32_t seed = 0; seed < 30; ++seed) {
+    Request request = random_request(seed);
+    if (!request.params.empty() && request.params.back().first == "cfg_scale") continue;
+    request.snapshots = request.trace = true;
+    const auto prompt = static_cast<int32_t>(request.prompt.size());
+    const Stream stream = client.run(request);
+    std::map<int32_t, float> shown;  // by position, of what was already there
+    for (const Event& event : stream.events) {
+      if (event.kind != EventKind::kStep) continue;
+      ASSERT_EQ(event.snapshot_confidences.size(), event.snapshot_tokens.size());
+      for (size_t i = 0; i < event.snapshot_tokens.size(); ++i) {
+        const int32_t token = event.snapshot_tokens[i];
+        const int32_t position = prompt + event.snapshot_offset + static_cast<int32_t>(i);
+        const float confidence = event.snapshot_confidences[i];
+        if (token < 0) {
+          EXPECT_EQ(confidence, 0);
+        } else if (shown.contains(position)) {
+          EXPECT_EQ(confidence, shown[position]) << "it stays what it was";
+          ++kept;
+        } else {
+          EXPECT_NEAR(confidence, probability(event.canvas_before, position, token), 1e-5) << "seed " << seed;
+          shown[position] = confidence;
+          ++written;
+        }
+      }
+    }
+  }
+  EXPECT_GT(written, 100);
+  EXPECT_GT(kept, 100);
+}
+
 TEST(Engine, BlocksAreReportedWithTheStepsTheyTook) {
   Client client;
   const Stream stream =

@@ -49,6 +49,8 @@ TEST(EngineValidation, RefusesEveryBadFieldByName) {
       {"sampling.top_p", [](Request& r) { r.top_p = 1.01f; }},
       {"sampling.top_p", [nan](Request& r) { r.top_p = nan; }},
       {"sampling.top_k", [](Request& r) { r.top_k = -1; }},
+      {"sampling.max_repetition_run", [](Request& r) { r.max_repetition_run = 1; }},
+      {"sampling.max_repetition_run", [](Request& r) { r.max_repetition_run = -2; }},
       {"sampling.stop_token_ids", [](Request& r) { r.stop_token_ids = {3, 61}; }},
       {"eos_token_ids", [](Request& r) { r.eos_token_ids = {-1}; }},
       {"diffusion.max_forward_passes", [](Request& r) { r.max_forward_passes = -1; }},

@@ -159,7 +159,7 @@ Canvas after_one_forward(const GoldenRow& row, const std::vector<RowStats>& stat
   const std::vector<int32_t> prompt = {0};
   Canvas canvas(prompt, length, static_cast<int32_t>(row.logits.front().size()));
   for (int32_t i = 0; i < length; ++i) {
-    if (!row.masked[static_cast<size_t>(i)]) canvas.commit(i + 1, row.ids[static_cast<size_t>(i)]);
+    if (!row.masked[static_cast<size_t>(i)]) canvas.commit(i + 1, row.ids[static_cast<size_t>(i)], 0.5f);
   }
   const Algorithm& algorithm = find_algorithm(name);
   const ParamMap params = check_params(algorithm, {{"threshold", threshold}, {"block_length", int64_t{length}}});

@@ -68,6 +68,32 @@ def test_a_request_runs_and_its_events_add_up(engine: _core.Engine) -> None:
     assert engine.stats().integrity == ""
 
 
+def test_snapshots_have_a_confidence_per_position(engine: _core.Engine) -> None:
+    request_id = engine.submit([1, 2, 3], **{**REQUEST, "algorithm": "llada_schedule"}, snapshots=True)
+    steps = [event for event in events_of(engine, request_id) if event.kind == "step"]
+    assert len(steps) == 4
+    for event in steps:
+        pairs = list(zip(event.snapshot_tokens, event.snapshot_confidences, strict=True))
+        assert all((confidence > 0) == (token >= 0) for token, confidence in pairs)
+        assert all(confidence <= 1 for _, confidence in pairs)
+    assert sum(confidence > 0 for confidence in steps[1].snapshot_confidences) == 2
+
+
+def test_statistics_count_steps_blocks_and_batch_sizes(model: _core.Model) -> None:
+    core = _core.Engine(model, OPTIONS, threads=1)
+    before = core.stats()
+    assert before.forward_batch_sizes == [0] * 9
+    request = {"max_tokens": 6, "algorithm": "llada_schedule", "params": {"block_length": 4}}
+    events_of(core, core.submit([1, 2, 3], **request))
+    stats = core.stats()
+    core.stop()
+    assert (stats.denoise_steps, stats.blocks_finished) == (6, 2)
+    assert stats.canvas_positions == 4 * 4 + 2 * 2  # four steps on a block of four, two on the rest
+    assert stats.forward_batch_sizes == [6, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert len(stats.forward_batch_sizes) == len(_core.EngineStats.FORWARD_BATCH_BOUNDS) + 1
+    assert _core.EngineStats.FORWARD_BATCH_BOUNDS == (1, 2, 4, 8, 16, 32, 64, 128)
+
+
 def test_integers_of_numpy_are_integers(engine: _core.Engine) -> None:
     prompt = np.array([1, 2, 3], np.int16)
     request_id = engine.submit(
@@ -105,6 +131,9 @@ def test_integers_of_numpy_are_integers(engine: _core.Engine) -> None:
         ({"seed": -1}, "sampling.seed"),
         ({"seed": 2**64}, "sampling.seed"),
         ({"seed": 1.0}, "sampling.seed"),
+        ({"max_repetition_run": 1}, "sampling.max_repetition_run"),
+        ({"max_repetition_run": -1}, "sampling.max_repetition_run"),
+        ({"max_repetition_run": 2**31}, "sampling.max_repetition_run"),
         ({"eos_token_ids": [352]}, "eos_token_ids"),
         ({"stop_token_ids": [-1]}, "sampling.stop_token_ids[0]"),
         ({"stop_token_ids": 5}, "sampling.stop_token_ids"),
@@ -275,6 +304,19 @@ def test_registry_tells_names_types_and_ranges() -> None:
     llada = {architecture.name: architecture for architecture in _core.architectures()}["LLaDAModelLM"]
     assert llada.default_algorithm == "confidence_threshold"
     assert set(llada.algorithms) == set(known)
+
+
+def test_checked_parameters_have_their_own_names_and_types() -> None:
+    checked = _core.check_params("fast_dllm", {"threshold": 1, "block_length": 4.0})
+    assert checked == {"confidence_threshold": 1.0, "block_length": 4}
+    assert [type(value) for value in checked.values()] == [float, int]
+    refused(lambda: _core.check_params("nonesuch", {}), _core.InvalidRequest, "algorithm")
+    refused(lambda: _core.check_params("fast_dllm", {"a": 1}), _core.InvalidRequest, "diffusion.extra.a")
+    refused(
+        lambda: _core.check_params("fast_dllm", {"entropy_threshold": 1}),
+        _core.Unsupported,
+        "diffusion.entropy_threshold",
+    )
 
 
 def test_build_info_is_complete() -> None:

@@ -174,6 +174,25 @@ def test_max_forward_passes_ends_with_what_is_final(demo: LLM, limit: int) -> No
     assert output.token_ids == ANSWER_IDS[: 4 * limit]
 
 
+@pytest.mark.parametrize("diffusion", [None, SMALL_BLOCKS], ids=["one block", "blocks of 4"])
+@pytest.mark.parametrize("run", [2, 3, 5])
+def test_max_repetition_run_ends_with_the_runs_last_token(
+    demo: LLM, run: int, diffusion: DiffusionParams | None
+) -> None:
+    whole = answer(demo, diffusion, ignore_eos=True, max_tokens=20).token_ids
+    ends = [end for end in range(run, 21) if len(set(whole[end - run : end])) == 1]
+    assert 9 < ends[0] < 20  # the model repeats itself behind its answer
+    output = answer(demo, diffusion, ignore_eos=True, max_tokens=20, max_repetition_run=run)
+    assert (output.finish_reason, output.stop_match) == ("repetition", None)
+    assert output.token_ids == whole[: ends[0]]
+    assert output.text.startswith(ANSWER)
+
+
+def test_an_eos_before_the_run_ends_as_without_a_run(demo: LLM) -> None:
+    output = answer(demo, max_repetition_run=2)
+    assert (output.text, output.finish_reason) == (ANSWER, "stop")
+
+
 # ---- streams -----------------------------------------------------------------------------------------------------
 
 SAMPLINGS: list[dict[str, Any]] = [
@@ -183,6 +202,7 @@ SAMPLINGS: list[dict[str, Any]] = [
     {"stop_token_ids": [322]},
     {"stop_token_ids": [322], "include_stop": True},
     {"ignore_eos": True, "max_tokens": 13},
+    {"ignore_eos": True, "max_tokens": 20, "max_repetition_run": 4},
 ]
 
 
@@ -214,18 +234,20 @@ def test_a_stream_adds_up_to_the_output(
 def test_snapshots_never_take_back_a_token_and_end_final(tiny: LLM) -> None:
     sampling = SamplingParams(max_tokens=24, ignore_eos=True)
     diffusion = DiffusionParams(algorithm="llada_schedule", block_length=8)
-    shown: dict[int, int] = {}
+    shown: dict[int, tuple[int, float]] = {}
     final: list[int] = []
     for event in tiny.stream([1, 2, 3], sampling=sampling, diffusion=diffusion, snapshots=True):
         if isinstance(event, BlockSnapshot):
-            for position, token in enumerate(event.token_ids, event.token_offset):
+            pairs = zip(event.token_ids, event.confidences, strict=True)
+            for position, (token, confidence) in enumerate(pairs, event.token_offset):
                 assert token is not None or position not in shown
+                assert (token is None) == (confidence == 0)
                 if token is not None:
-                    assert shown.setdefault(position, token) == token
+                    assert shown.setdefault(position, (token, confidence)) == (token, confidence)
         if isinstance(event, BlockAppended):
             final += event.token_ids
     assert len(final) == 24
-    assert [shown[position] for position in range(24)] == final
+    assert [shown[position][0] for position in range(24)] == final
 
 
 def test_a_stream_of_candidates_ends_each_once(tiny: LLM) -> None:

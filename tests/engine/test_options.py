@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pydllm.engine import Engine, EngineConfig, load
+from pydllm import DiffusionParams, SamplingParams
+from pydllm.engine import Engine, EngineConfig, find, load
 from pydllm.engine.memory import available_memory, kv_pages
 from pydllm.errors import CheckpointError, InvalidRequestError, PydllmError, UnsupportedError
 
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
         ({"mem_fraction": "half"}, "mem_fraction"),
         ({"debug_checks": 1}, "debug_checks"),
         ({"algorithm": None}, "algorithm"),
+        ({"algorithm_params": None}, "algorithm_params"),
+        ({"algorithm_params": ["block_length"]}, "algorithm_params"),
+        ({"algorithm_params": {1: 2}}, "algorithm_params"),
+        ({"algorithm_params": {"block_length": None}}, "algorithm_params.block_length"),
+        ({"algorithm_params": {"confidence_threshold": float("nan")}}, "algorithm_params.confidence_threshold"),
         ({"nonesuch": 1}, "nonesuch"),
     ],
 )
@@ -135,6 +141,64 @@ def test_options_reach_the_engine(tiny_checkpoint: Path) -> None:
     assert engine.prepare([1]).max_tokens == 63
     assert engine.stats().pages_total == 8
     engine.close()
+
+
+def test_parameters_of_the_default_algorithm_reach_its_requests(tiny_checkpoint: Path) -> None:
+    config = EngineConfig(
+        max_model_len=64,
+        algorithm="llada_schedule",
+        algorithm_params={"steps": 4.0, "cfg_scale": 1, "block_length": 2},
+    )
+    engine = Engine(load(tiny_checkpoint, config))
+    sampling = SamplingParams(max_tokens=8, ignore_eos=True)
+    assert engine.prepare([1], sampling).params == {"steps": 4, "cfg_scale": 1.0, "block_length": 2}
+    other = engine.prepare([1], sampling, DiffusionParams(algorithm="entropy_threshold"))
+    assert other.params == {}
+    (end,) = [event for _, event in engine.generate([1], sampling=sampling) if event.kind == "finished"]
+    assert end.forward_passes == 4
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("params", "field", "says"),
+    [
+        ({"steps": 4}, "algorithm_params.steps", "confidence_threshold, block_length, max_steps_per_block, remasking"),
+        ({"entropy_threshold": 1}, "algorithm_params.entropy_threshold", "(it has confidence_threshold,"),
+        ({"confidence_threshold": 1.5}, "algorithm_params.confidence_threshold", "a number in [0, 1], got 1.5"),
+        ({"threshold": -1}, "algorithm_params.threshold", "a number in [0, 1], got -1"),
+        ({"block_length": 2.5}, "algorithm_params.block_length", "an integer in [1, 1000000], got 2.5"),
+        ({"remasking": "best"}, "algorithm_params.remasking", "one of low_confidence, random, got 'best'"),
+        ({"remasking": True}, "algorithm_params.remasking", "one of low_confidence, random, got true"),
+        (
+            {"threshold": 0.5, "confidence_threshold": 0.5},
+            "algorithm_params.confidence_threshold",
+            "confidence_threshold twice",
+        ),
+    ],
+)
+def test_a_wrong_parameter_of_the_default_algorithm_is_named_before_weights_are_read(
+    tiny_checkpoint: Path, params: dict[str, Any], field: str, says: str
+) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        find(tiny_checkpoint, EngineConfig(algorithm_params=params))
+    assert caught.value.field == field
+    assert str(caught.value).startswith(field + ": ")
+    assert says in str(caught.value)
+    assert "diffusion" not in str(caught.value)
+
+
+def test_two_options_for_the_block_length_are_refused(tiny_checkpoint: Path) -> None:
+    config = EngineConfig(block_length=4, algorithm_params={"block_length": 4})
+    with pytest.raises(InvalidRequestError) as caught:
+        find(tiny_checkpoint, config)
+    assert caught.value.field == "algorithm_params.block_length"
+
+
+def test_algorithm_parameters_are_copied() -> None:
+    given = {"block_length": 4}
+    config = EngineConfig(algorithm_params=given)
+    given["block_length"] = 5
+    assert config.algorithm_params == {"block_length": 4}
 
 
 def test_the_default_algorithm_must_run_on_the_model(tiny_checkpoint: Path) -> None:

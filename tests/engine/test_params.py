@@ -38,6 +38,7 @@ def refused(kind: type, field: str, value: object) -> None:
         ("top_k", [0, 1, 2**31 - 1, np.int8(5)], [-1, 2**31, *NO_INTEGERS]),
         ("seed", [0, 2**64 - 1, np.uint64(2**64 - 1)], [-1, 2**64, *NO_INTEGERS]),
         ("max_tokens", [1, 2**31 - 1], [0, -1, 2**31, *NO_INTEGERS]),
+        ("max_repetition_run", [0, 2, 2**31 - 1, np.int8(5)], [1, -1, 2**31, *NO_INTEGERS]),
         ("n", [1, 128], [0, 129, *NO_INTEGERS]),
         ("include_stop", [True, False], [0, 1, "yes"]),
         ("ignore_eos", [True, False], [0, 1, "yes"]),
@@ -86,6 +87,12 @@ def test_diffusion_types(field: str, good: list[Any], bad: list[Any]) -> None:
 @pytest.mark.parametrize("value", [float("nan"), math.inf, 2**63, -(2**63) - 1])
 def test_extra_numbers_are_finite_and_fit(value: float) -> None:
     refused(DiffusionParams, "diffusion.extra", {"steps": value})
+
+
+def test_a_repetition_run_of_one_is_refused_with_the_range() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        SamplingParams(max_repetition_run=1)
+    assert str(caught.value) == "sampling.max_repetition_run: expected 0 or an integer in [2, 2147483647], got 1"
 
 
 def test_values_become_plain_python() -> None:

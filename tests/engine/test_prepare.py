@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
-from pydllm import DiffusionParams, SamplingParams
+from pydllm import DiffusionParams, SamplingParams, _core
 from pydllm.checkpoint import GenerationDefaults
 from pydllm.engine import ModelFacts, PreparedRequest, prepare
 from pydllm.errors import ContextLengthError, InvalidRequestError, UnsupportedError
@@ -133,6 +134,64 @@ def test_a_parameter_given_twice_is_refused() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         prepared(None, DiffusionParams(block_length=4, extra={"block_length": 4}))
     assert caught.value.field == "diffusion.extra.block_length"
+
+
+DEFAULTED = dataclasses.replace(
+    FACTS,
+    algorithm_params={"confidence_threshold": 0.7, "remasking": "random", "block_length": 16},
+    defaults=GenerationDefaults(block_length=8),
+)
+
+
+def test_the_engines_parameters_fill_what_the_default_algorithm_leaves_unset() -> None:
+    assert prepare([1], DEFAULTED).params == DEFAULTED.algorithm_params
+    by_alias = DiffusionParams(algorithm="fast_dllm")
+    assert prepare([1], DEFAULTED, None, by_alias).params == DEFAULTED.algorithm_params
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (
+            {"confidence_threshold": 0.5},
+            {"confidence_threshold": 0.5, "remasking": "random", "block_length": 16},
+        ),
+        (
+            {"extra": {"threshold": 0.5}},
+            {"threshold": 0.5, "remasking": "random", "block_length": 16},
+        ),
+        (
+            {"block_length": 4, "max_steps_per_block": 2, "extra": {"remasking": "low_confidence"}},
+            {
+                "confidence_threshold": 0.7,
+                "remasking": "low_confidence",
+                "block_length": 4,
+                "max_steps_per_block": 2,
+            },
+        ),
+        (
+            {"extra": {"block_length": 4}},
+            {"confidence_threshold": 0.7, "remasking": "random", "block_length": 4},
+        ),
+    ],
+)
+def test_a_request_beats_the_engines_parameters_under_every_name(
+    given: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    request = prepare([1], DEFAULTED, None, DiffusionParams(**given))
+    assert request.params == expected
+    assert set(_core.check_params(request.algorithm, request.params)) >= {"confidence_threshold", "block_length"}
+
+
+def test_the_engines_parameters_are_not_for_other_algorithms() -> None:
+    request = prepare([1], DEFAULTED, None, DiffusionParams(algorithm="llada_schedule"))
+    assert request.params == {"block_length": 8}
+
+
+def test_an_unset_repetition_run_is_none() -> None:
+    assert prepared().max_repetition_run == 0
+    assert prepared(SamplingParams(max_repetition_run=0)).max_repetition_run == 0
+    assert prepared(SamplingParams(max_repetition_run=7)).max_repetition_run == 7
 
 
 def test_more_candidates_than_the_queue_holds_are_refused() -> None:

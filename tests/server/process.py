@@ -1,4 +1,4 @@
-"""`pydllm serve` as a process of its own."""
+"""`pydllm serve` with its engine process, without the gateway."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process's environment without PYDLLM_… of its own, able to import the working tree."""
+    """This process's environment without PYDLLM_… of its own, able to import the working tree; any free ports."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PYDLLM_")}
-    paths = [str(ROOT), str(ROOT / "proto/python"), *filter(None, [kept.get("PYTHONPATH")])]
-    return {**kept, "PYTHONPATH": os.pathsep.join(paths), **variables}
+    paths = [str(ROOT), str(ROOT / "proto/python"), str(ROOT / "gateway"), *filter(None, [kept.get("PYTHONPATH")])]
+    ports = dict.fromkeys(("PYDLLM_GRPC_PORT", "PYDLLM_HTTP_PORT", "PYDLLM_METRICS_PORT"), "0")
+    return {**kept, **ports, "PYTHONPATH": os.pathsep.join(paths), **variables}
 
 
 class ServerProcess:
@@ -30,7 +31,7 @@ class ServerProcess:
     def __init__(self, *arguments: str) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pydllm", "serve", "--grpc-port", "0", *arguments],
+            [sys.executable, "-m", "pydllm", "serve", "--no-gateway", "--grpc-port", "0", *arguments],
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
@@ -49,7 +50,7 @@ class ServerProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.process.poll() is None:
-            self.process.kill()
+            self.process.kill()  # its engine notices
         self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()

@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
-from pydllm_proto.v1 import generation_service_pb2_grpc, model_service_pb2_grpc, tokenizer_service_pb2_grpc
+from pydllm_proto.v1 import (
+    admin_service_pb2_grpc,
+    generation_service_pb2_grpc,
+    metrics_service_pb2_grpc,
+    model_service_pb2_grpc,
+    tokenizer_service_pb2_grpc,
+)
 
 import pydllm.checkpoint
-from pydllm.errors import EngineStoppedError
-from pydllm.server.app import App, ServerConfig
+from pydllm.errors import EngineStoppedError, RequestCancelledError
+from pydllm.server.app import App
+from pydllm.server.config import ServerConfig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,6 +36,23 @@ TEMPLATE = (
     "|{{ message.tool_call_id }}>{% endfor %}"
     "{% if tools %}tools {{ tools | tojson }}{% endif %}{{ mood }}{% if add_generation_prompt %}GO{% endif %}"
 )
+
+
+EMPTY_STATS = {
+    "FORWARD_BATCH_BOUNDS": (1, 2),
+    "running": 0,
+    "waiting": 0,
+    "pages_total": 10,
+    "pages_used": 0,
+    "steps": 0,
+    "request_forwards": 0,
+    "forward_tokens": 0,
+    "final_tokens": 0,
+    "denoise_steps": 0,
+    "blocks_finished": 0,
+    "canvas_positions": 0,
+    "forward_batch_sizes": [0, 0, 0],
+}
 
 
 def event(kind: str = "step", **fields: Any) -> SimpleNamespace:
@@ -46,6 +70,7 @@ def event(kind: str = "step", **fields: Any) -> SimpleNamespace:
         "snapshot_step": 0,
         "snapshot_offset": 0,
         "snapshot_tokens": [],
+        "snapshot_confidences": [],
         "finish_reason": "length",
         "stop_token_id": -1,
     }
@@ -84,6 +109,10 @@ class ScriptedGeneration:
     def cancel(self) -> None:
         self.engine.cancelled.set()
 
+    def abort(self) -> bool:
+        self.engine.aborted.set()
+        return True
+
 
 class ScriptedEngine:
     """Has the interface of AsyncEngine that the server uses; records what it is asked."""
@@ -100,7 +129,9 @@ class ScriptedEngine:
             default_algorithm="confidence_threshold",
             defaults=defaults,
         )
-        self.loaded = SimpleNamespace(config=SimpleNamespace(max_waiting_requests=4))
+        self.loaded = SimpleNamespace(
+            config=SimpleNamespace(max_waiting_requests=4, max_running_requests=2, page_size=8, threads=1)
+        )
         self.script: list[Any] = [(0, event("started")), (0, event("finished"))]
         self.waiting = 0
         self.prompt: list[int] = []
@@ -112,6 +143,7 @@ class ScriptedEngine:
         self.submitted = asyncio.Event()
         self.closed = asyncio.Event()
         self.at_gate = asyncio.Event()
+        self.aborted = asyncio.Event()
 
     def prepare(self, prompt_ids: list[int], sampling: Any = None, diffusion: Any = None) -> Any:
         self.prompt, self.sampling, self.diffusion = prompt_ids, sampling, diffusion
@@ -134,19 +166,21 @@ class ScriptedEngine:
         return ScriptedGeneration(ScriptedEngine(), self.prepare(prompt_ids, sampling))
 
     async def wait(self, gate: asyncio.Event) -> None:
-        """Until the gate opens; EngineStoppedError when the engine is closed before."""
+        """Until the gate opens; EngineStoppedError when the engine is closed before, or what an abort brings."""
         self.at_gate.set()
-        waiting = [asyncio.ensure_future(gate.wait()), asyncio.ensure_future(self.closed.wait())]
+        waiting = [asyncio.ensure_future(event.wait()) for event in (gate, self.closed, self.aborted)]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in waiting:
                 task.cancel()
+        if self.aborted.is_set():
+            raise RequestCancelledError("the request ended: cancelled")
         if not gate.is_set():
             raise EngineStoppedError("the engine is shut down")
 
     def stats(self) -> Any:
-        return SimpleNamespace(waiting=self.waiting)
+        return SimpleNamespace(**{**EMPTY_STATS, "waiting": self.waiting})
 
     async def close(self) -> None:
         self.closed.set()
@@ -163,15 +197,19 @@ class Client:
         self.generation: Any = generation_service_pb2_grpc.GenerationServiceStub(channel)
         self.tokenizer: Any = tokenizer_service_pb2_grpc.TokenizerServiceStub(channel)
         self.models: Any = model_service_pb2_grpc.ModelServiceStub(channel)
+        self.metrics: Any = metrics_service_pb2_grpc.MetricsServiceStub(channel)
+        self.admin: Any = admin_service_pb2_grpc.AdminServiceStub(channel)
 
 
 async def running(served: Served, **config: Any) -> AsyncIterator[Client]:
     app = App(ServerConfig(port=0, **config))
-    await app.start()
-    await app.publish(served)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
-        yield Client(app, served, channel)
-    await app.close()
+    try:
+        await app.start()
+        await app.publish(served)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
+            yield Client(app, served, channel)
+    finally:
+        await app.close()
 
 
 @dataclasses.dataclass(frozen=True)

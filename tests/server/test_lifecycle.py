@@ -14,7 +14,9 @@ from pydllm_proto.v1 import generation_service_pb2 as pb
 from serving import Client, refused
 
 from pydllm.errors import InternalEngineError
-from pydllm.server.app import SERVICES, App, PortError, ServerConfig, is_loopback
+from pydllm.server.app import SERVICES, App
+from pydllm.server.config import ServerConfig
+from pydllm.server.listen import PortError, is_loopback
 
 Code = grpc.StatusCode
 Health = health_pb2.HealthCheckResponse
@@ -128,6 +130,33 @@ async def test_what_outlives_the_drain_timeout_ends_unavailable(scripted: Client
     failure = await refused(running)
     assert (failure.code, failure.reason) == (Code.UNAVAILABLE, "DRAINING")
     assert await drain is False
+
+
+@pytest.mark.parametrize("during", [True, False])
+async def test_a_drain_can_be_hurried_before_and_while_it_runs(during: bool, scripted: Client) -> None:
+    scripted.app.config = ServerConfig(drain_timeout=600)
+    scripted.engine.script.insert(1, asyncio.Event())
+    running = scripted.generation.Generate(pb.GenerateRequest(prompt="x"))
+    await scripted.engine.at_gate.wait()
+    if not during:
+        scripted.app.hurry(0.05)
+    drain = asyncio.create_task(scripted.app.drain())
+    while during and (await refused(scripted.generation.Generate(pb.GenerateRequest(prompt="y")))).reason != "DRAINING":
+        pass
+    if during:
+        scripted.app.hurry(0.05)
+    assert await asyncio.wait_for(drain, 30) is False
+    assert (await refused(running)).reason == "DRAINING"
+
+
+async def test_hurrying_never_makes_a_drain_longer(scripted: Client) -> None:
+    scripted.app.config = ServerConfig(drain_timeout=0.05)
+    scripted.app.hurry(600)
+    scripted.engine.script.insert(1, asyncio.Event())
+    running = scripted.generation.Generate(pb.GenerateRequest(prompt="x"))
+    await scripted.engine.at_gate.wait()
+    assert await asyncio.wait_for(scripted.app.drain(), 30) is False
+    assert (await refused(running)).reason == "DRAINING"
 
 
 async def test_a_port_in_use_is_refused(scripted: Client) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -13,7 +15,8 @@ from pydllm_proto.v1 import model_service_pb2, tokenizer_service_pb2, types_pb2
 from serving import Client, event, refused
 
 from pydllm import errors
-from pydllm.server.guard import HARD_MESSAGE_BYTES, MAX_MESSAGE_BYTES
+from pydllm.server.guard import HARD_MESSAGE_BYTES, MAX_MESSAGE_BYTES, Guard
+from pydllm.server.lifecycle import Lifecycle
 
 Code = grpc.StatusCode
 GENERATE = "/pydllm.v1.GenerationService/Generate"
@@ -338,3 +341,15 @@ async def test_x_request_id_comes_back_with_success_and_failure(scripted: Client
     assert failure.fields == ["prompt"]
     too_long = scripted.generation.Generate(prompt(), metadata=(("x-request-id", "x" * 129),))
     assert (await refused(too_long)).fields == ["x-request-id"]
+
+
+@pytest.mark.parametrize("failure", [grpc.aio.InternalError("Failed execute_batch"), grpc.aio.UsageError("finished")])
+async def test_a_client_that_left_before_its_message_is_no_internal_error(
+    caplog: pytest.LogCaptureFixture, failure: Exception
+) -> None:
+    context = SimpleNamespace(invocation_metadata=tuple, set_trailing_metadata=lambda _: None)
+    guard = Guard(Lifecycle(), SimpleNamespace())  # type: ignore[arg-type]
+    with pytest.raises(asyncio.CancelledError):
+        async with guard._answered("/pydllm.v1.X/Y", context, admission=contextlib.nullcontext()):  # type: ignore[arg-type]
+            raise failure
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -41,6 +41,7 @@ def snapshot(
         step=step,
         token_offset=4 * block_index,
         token_ids=ids or [M, M, M, M],
+        confidences=[0.0 if token is M else token / 128 for token in ids or [M, M, M, M]],
     )
 
 
@@ -141,6 +142,7 @@ def test_snapshots_show_masks_as_mask_id_and_mask_text() -> None:
     assert made is not None
     assert made.candidate_index == 1
     expected = pb.BlockSnapshot(block_index=3, step=2, token_offset=12, token_ids=[9, 65, 66, 9], text="[?]AB[?]")
+    expected.confidences.extend([0, 65 / 128, 66 / 128, 0])
     assert made.block_snapshot == expected
 
 
@@ -162,8 +164,8 @@ def test_edits_start_with_a_snapshot_and_then_send_what_changed() -> None:
     assert list(cut.block_snapshot.token_ids) == [5]
     assert None not in (first, second, third, other)
     assert first.HasField("block_snapshot")
-    commit = pb.BlockEdits.Edit(position=4, token_id=5, kind=pb.EDIT_KIND_COMMIT)
-    replace = pb.BlockEdits.Edit(position=6, token_id=8, kind=pb.EDIT_KIND_REPLACE)
+    commit = pb.BlockEdits.Edit(position=4, token_id=5, kind=pb.EDIT_KIND_COMMIT, confidence=5 / 128)
+    replace = pb.BlockEdits.Edit(position=6, token_id=8, kind=pb.EDIT_KIND_REPLACE, confidence=8 / 128)
     assert second.block_edits == pb.BlockEdits(block_index=1, step=3, edits=[commit, replace])
     assert list(third.block_edits.edits) == [pb.BlockEdits.Edit(position=6, kind=pb.EDIT_KIND_REMASK)]
     assert nothing is None
@@ -306,6 +308,38 @@ async def test_a_step_limit_shows_what_is_final_of_the_unfinished_block(demo: Cl
     assert last.step == 2
     assert list(last.token_ids) == list((await demo.generation.Generate(request.request)).candidates[0].token_ids)
     assert messages[-1].finished.finish_reason == types_pb2.FINISH_REASON_STEP_LIMIT
+
+
+@pytest.mark.parametrize("mode", [pb.STREAM_MODE_BLOCK_APPEND, pb.STREAM_MODE_SNAPSHOTS, pb.STREAM_MODE_EDITS])
+async def test_a_repetition_run_ends_stream_and_unary_call_alike(demo: Client, mode: Any) -> None:
+    request = stream_request(mode, max_tokens=32, ignore_eos=True, max_repetition_run=4)
+    messages = await collect(demo, request)
+    (whole,) = (await demo.generation.Generate(request.request)).candidates
+    ids = [token for message in messages for token in message.block_appended.token_ids]
+    assert ids == list(whole.token_ids)
+    assert messages[-1].finished.finish_reason == whole.finish_reason == types_pb2.FINISH_REASON_REPETITION
+    assert len(set(ids[-4:])) == 1
+    assert 9 < len(ids) < 32  # behind the answer
+    runs = [ids[end - 4 : end] for end in range(4, len(ids))]
+    assert all(len(set(run)) > 1 for run in runs)  # none was complete before the last token
+
+
+async def test_snapshots_and_edits_carry_the_confidences_of_the_engines_events(scripted: Client) -> None:
+    gates = [asyncio.Event(), asyncio.Event()]
+    where: Any = {"snapshot_block": 0, "snapshot_offset": 0}
+    first = event(**where, snapshot_step=0, snapshot_tokens=[-1, 30, -1], snapshot_confidences=[0.0, 0.5, 0.0])
+    second = event(**where, snapshot_step=1, snapshot_tokens=[40, 30, -1], snapshot_confidences=[0.25, 0.5, 0.0])
+    scripted.engine.script = [
+        (0, event("started")), (0, first), gates[0], (0, second), gates[1], (0, event("finished")),
+    ]  # fmt: skip
+    messages = aiter(scripted.generation.StreamGenerate(stream_request(pb.STREAM_MODE_EDITS)))
+    assert (await anext(messages)).HasField("started")
+    assert list((await anext(messages)).block_snapshot.confidences) == [0.0, 0.5, 0.0]
+    gates[0].set()
+    (edit,) = (await anext(messages)).block_edits.edits
+    assert edit == pb.BlockEdits.Edit(position=0, token_id=40, kind=pb.EDIT_KIND_COMMIT, confidence=0.25)
+    gates[1].set()
+    assert [message.WhichOneof("event") async for message in messages] == ["finished"]
 
 
 async def test_continuous_usage_is_on_every_message_and_grows(demo: Client) -> None:

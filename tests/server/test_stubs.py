@@ -11,12 +11,20 @@ from process import ROOT, environment
 from pydllm_proto.v1 import (
     admin_service_pb2,
     generation_service_pb2,
+    metrics_service_pb2,
     model_service_pb2,
     tokenizer_service_pb2,
     types_pb2,
 )
 
-MODULES = (admin_service_pb2, generation_service_pb2, model_service_pb2, tokenizer_service_pb2, types_pb2)
+MODULES = (
+    admin_service_pb2,
+    generation_service_pb2,
+    metrics_service_pb2,
+    model_service_pb2,
+    tokenizer_service_pb2,
+    types_pb2,
+)
 
 
 def test_descriptors_are_named_after_the_proto_files() -> None:

@@ -17,7 +17,8 @@ STOP_TOKEN = 30
 
 def event(kind: str = "step", *, tokens: list[int] | None = None, **fields: Any) -> Any:
     empty: dict[str, Any] = {"time": 0.0, "forward_passes": 0, "denoise_steps": 0, "queue_seconds": 0.0, "blocks": []}
-    snapshot = {"snapshot_block": -1, "snapshot_step": 0, "snapshot_offset": 0, "snapshot_tokens": []}
+    snapshot: dict[str, Any] = {"snapshot_block": -1, "snapshot_step": 0, "snapshot_offset": 0}
+    snapshot |= {"snapshot_tokens": [], "snapshot_confidences": []}
     end = {"finish_reason": "length", "stop_token_id": -1}
     return SimpleNamespace(kind=kind, final_tokens=tokens or [], **(empty | snapshot | end | fields))
 
@@ -65,6 +66,7 @@ def test_an_end_before_the_first_forward_has_no_tokens_per_forward() -> None:
         ([40, STOP_TOKEN], "stop", "stop", None),
         ([40], "length", "length", None),
         ([40], "step_limit", "step_limit", None),
+        ([40], "repetition", "repetition", None),
     ],
 )
 def test_the_end_names_its_reason(tokens: list[int], reason: str, expected: str, match: int | None) -> None:
@@ -75,10 +77,18 @@ def test_the_end_names_its_reason(tokens: list[int], reason: str, expected: str,
 
 
 def test_a_snapshot_shows_masks_as_none_until_the_candidate_has_ended() -> None:
-    shown = event(snapshot_block=1, snapshot_step=4, snapshot_offset=8, snapshot_tokens=[-1, 0, 7])
+    shown = event(
+        snapshot_block=1,
+        snapshot_step=4,
+        snapshot_offset=8,
+        snapshot_tokens=[-1, 0, 7],
+        snapshot_confidences=[0.0, 0.5, 1.0],
+    )
     one = progress()
     assert one.snapshot(event()) is None
-    assert one.snapshot(shown) == BlockSnapshot(2, 1, 4, 8, [None, 0, 7])
+    assert one.snapshot(shown) == BlockSnapshot(
+        index=2, block_index=1, step=4, token_offset=8, token_ids=[None, 0, 7], confidences=[0.0, 0.5, 1.0]
+    )
     one.accept(event("finished"))
     assert one.snapshot(shown) is None
 

@@ -354,3 +354,12 @@ def test_a_malformed_template_entry_is_refused(tmp_path: Path, bad: object) -> N
 def test_a_bad_template_file_is_named(tmp_path: Path, bad: bytes) -> None:
     with pytest.raises(CheckpointError, match=r"^chat_template\.jinja: "):
         loaded(checkpoint(tmp_path, "fine", bad))
+
+
+def test_tool_calls_are_refused_by_a_template_that_would_drop_them() -> None:
+    calls = {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}
+    conversation = [{"role": "user", "content": "hi"}, calls]
+    with pytest.raises(UnsupportedError, match="no tool calls") as refused:
+        rendered("{% for message in messages %}{{ message.content }}{% endfor %}", conversation)
+    assert refused.value.field == "chat.messages[1].tool_calls"
+    assert rendered("{{ messages | tojson }}", conversation).endswith('"tool_calls": [{"name": "f"}]}]')

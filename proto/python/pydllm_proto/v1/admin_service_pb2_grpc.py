@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class AdminServiceStub(object):
-    """Operations. Off unless the server enables it; may listen on its own port and
-    always needs the admin token when authentication is on.
+    """Operations. Off unless the server enables it; needs an API key where the
+    server has any.
     """
 
     def __init__(self, channel):
@@ -59,8 +59,8 @@ class AdminServiceStub(object):
 
 
 class AdminServiceServicer(object):
-    """Operations. Off unless the server enables it; may listen on its own port and
-    always needs the admin token when authentication is on.
+    """Operations. Off unless the server enables it; needs an API key where the
+    server has any.
     """
 
     def GetServerStats(self, request, context):
@@ -123,8 +123,8 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService(object):
-    """Operations. Off unless the server enables it; may listen on its own port and
-    always needs the admin token when authentication is on.
+    """Operations. Off unless the server enables it; needs an API key where the
+    server has any.
     """
 
     @staticmethod

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminServiceStub:
-    """Operations. Off unless the server enables it; may listen on its own port and
-    always needs the admin token when authentication is on.
+    """Operations. Off unless the server enables it; needs an API key where the
+    server has any.
     """
 
     @_typing.overload
@@ -46,8 +46,8 @@ class AdminServiceStub:
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
-    """Operations. Off unless the server enables it; may listen on its own port and
-    always needs the admin token when authentication is on.
+    """Operations. Off unless the server enables it; needs an API key where the
+    server has any.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -61,8 +61,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Drops prefix-cache entries that no running request uses."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Operations. Off unless the server enables it; may listen on its own port and
-    always needs the admin token when authentication is on.
+    """Operations. Off unless the server enables it; needs an API key where the
+    server has any.
     """
 
     @_abc_1.abstractmethod

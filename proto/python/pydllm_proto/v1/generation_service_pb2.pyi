@@ -129,18 +129,20 @@ class BlockAppended(_message.Message):
     def __init__(self, block_index: _Optional[int] = ..., token_offset: _Optional[int] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[_types_pb2.PositionLogprobs, _Mapping]]] = ..., denoise_steps: _Optional[int] = ...) -> None: ...
 
 class BlockSnapshot(_message.Message):
-    __slots__ = ("block_index", "step", "token_offset", "token_ids", "text")
+    __slots__ = ("block_index", "step", "token_offset", "token_ids", "text", "confidences")
     BLOCK_INDEX_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     TOKEN_OFFSET_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCES_FIELD_NUMBER: _ClassVar[int]
     block_index: int
     step: int
     token_offset: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     text: str
-    def __init__(self, block_index: _Optional[int] = ..., step: _Optional[int] = ..., token_offset: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ...) -> None: ...
+    confidences: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, block_index: _Optional[int] = ..., step: _Optional[int] = ..., token_offset: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., confidences: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class BlockEdits(_message.Message):
     __slots__ = ("block_index", "step", "edits")

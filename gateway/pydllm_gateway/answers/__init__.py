@@ -1,0 +1,1 @@
+"""Replies of the engine as OpenAI's bodies and chunks."""

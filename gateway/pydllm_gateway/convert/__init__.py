@@ -1,0 +1,1 @@
+"""Bodies of OpenAI's endpoints as gRPC requests."""

@@ -1,0 +1,160 @@
+"""What a conversation asks of the model, changed by commands; every change is checked at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from pydllm import _core
+from pydllm.errors import InvalidRequestError, PydllmError
+from pydllm.params import DiffusionParams, ParamScalar, SamplingParams
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+UNSET = "default"
+"""Written for a value: back to the default."""
+THRESHOLDS = ("confidence_threshold", "entropy_threshold")
+STEPS = ("steps", "max_steps_per_block")
+_FIELDS = frozenset(known.name for known in dataclasses.fields(DiffusionParams)) - {"algorithm", "extra"}
+_REQUEST_LIMITS = ("max_forward_passes",)
+"""Fields of DiffusionParams that every algorithm has."""
+
+
+class SettingError(PydllmError):
+    """A setting is wrong; one line."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a conversation. `sampling` and `params` hold what was set; all else is the model's own."""
+
+    algorithm: str
+    """A name of `algorithms`."""
+    algorithms: tuple[str, ...]
+    """Canonical names of what the model can run, the default first."""
+    params: Mapping[str, ParamScalar] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    system: str = ""
+
+    def sampling_params(self) -> SamplingParams:
+        """For the next request."""
+        return SamplingParams(**self.sampling)
+
+    def diffusion_params(self) -> DiffusionParams:
+        """For the next request."""
+        fields = {name: value for name, value in self.params.items() if name in _FIELDS}
+        extra = {name: value for name, value in self.params.items() if name not in _FIELDS}
+        return DiffusionParams(algorithm=self.algorithm, **fields, extra=extra)  # type: ignore[arg-type]
+
+
+def initial(algorithms: Sequence[str]) -> Settings:
+    """The model's defaults."""
+    return Settings(algorithms[0] if algorithms else "", tuple(algorithms))
+
+
+def with_algorithm(settings: Settings, name: str) -> tuple[Settings, list[str]]:
+    """Another algorithm by name or alias, and the parameters that were set but that it does not have: they are gone."""
+    chosen = next((known.name for known in _core.algorithms() if name in known.aliases), name)
+    if chosen not in settings.algorithms:
+        raise SettingError(f"algorithm: expected one of {', '.join(settings.algorithms)}, got {name!r}")
+    known = _specs(chosen)
+    lost = [] if known is None else [key for key in settings.params if key not in (*known, *_REQUEST_LIMITS)]
+    params = {key: value for key, value in settings.params.items() if key not in lost}
+    return replace(settings, algorithm=chosen, params=params), lost
+
+
+def with_param(settings: Settings, name: str, value: ParamScalar) -> Settings:
+    """A parameter of the algorithm, checked against the registry of this build where that knows the algorithm."""
+    if value == UNSET:
+        gone = _own_name(settings.algorithm, name)
+        return replace(settings, params={key: kept for key, kept in settings.params.items() if key != gone})
+    changed = replace(settings, params={**settings.params, **_checked(settings.algorithm, name, value)})
+    try:
+        changed.diffusion_params()
+    except InvalidRequestError as error:
+        raise SettingError(str(error)) from None
+    return changed
+
+
+def with_sampling(settings: Settings, name: str, value: ParamScalar) -> Settings:
+    """A field of SamplingParams."""
+    sampling = {key: kept for key, kept in settings.sampling.items() if key != name}
+    changed = replace(settings, sampling=sampling if value == UNSET else {**sampling, name: value})
+    try:
+        changed.sampling_params()
+    except InvalidRequestError as error:
+        raise SettingError(str(error)) from None
+    return changed
+
+
+def one_of(settings: Settings, names: Sequence[str]) -> str:
+    """Which of these parameters the algorithm has."""
+    known = _specs(settings.algorithm)
+    for name in names:
+        if known is None or name in known:
+            return name
+    raise SettingError(f"{settings.algorithm} has none of {', '.join(names)}; it has {', '.join(known or ())}")
+
+
+def names(settings: Settings) -> tuple[str, ...]:
+    """Parameters that can be set now."""
+    return (*(_specs(settings.algorithm) or ()), *_REQUEST_LIMITS)
+
+
+def scalar(written: str) -> ParamScalar:
+    """A JSON number, true or false; anything else is text."""
+    try:
+        value = json.loads(written)
+    except ValueError:
+        return written
+    return value if isinstance(value, bool | int | float) else written
+
+
+def described(settings: Settings) -> str:
+    """Every setting with its value, one per line."""
+    lines = [f"algorithm  {settings.algorithm}  (of {', '.join(settings.algorithms)})"]
+    known = _specs(settings.algorithm) or {}
+    for name in (*known, *(key for key in settings.params if key not in known)):
+        value = settings.params.get(name)
+        lines.append(f"  {name}  {f'default {known[name].default}' if value is None else value}")
+    for name in ("temperature", "max_tokens", "seed"):
+        lines.append(f"{name}  {settings.sampling.get(name, UNSET)}")
+    for name, value in settings.sampling.items():
+        if name not in ("temperature", "max_tokens", "seed"):
+            lines.append(f"{name}  {value}")
+    return "\n".join([*lines, f"system  {settings.system or 'none'}"])
+
+
+def default_block_length(settings: Settings) -> int:
+    """The algorithm's own; 0 when it has no blocks or is not known here."""
+    spec = (_specs(settings.algorithm) or {}).get("block_length")
+    return int(spec.default) if spec is not None and spec.default.isdigit() else 0
+
+
+def _specs(algorithm: str) -> dict[str, _core.ParamSpec] | None:
+    """The algorithm's parameters; None for an algorithm that this build does not know (a server's own)."""
+    found = next((known for known in _core.algorithms() if known.name == algorithm), None)
+    return None if found is None else {spec.name: spec for spec in found.params}
+
+
+def _own_name(algorithm: str, name: str) -> str:
+    """The parameter's name, of that or an alias."""
+    specs = _specs(algorithm)
+    if specs is None or name in specs or name in _REQUEST_LIMITS:
+        return name
+    found = next((spec.name for spec in specs.values() if spec.alias == name), None)
+    if found is None:
+        raise SettingError(f"{name}: expected a parameter of {algorithm} ({', '.join(specs)})")
+    return found
+
+
+def _checked(algorithm: str, name: str, value: ParamScalar) -> dict[str, ParamScalar]:
+    if name in _REQUEST_LIMITS or _specs(algorithm) is None:
+        return {name: value}
+    try:
+        return _core.check_params(algorithm, {name: value})
+    except _core.CoreError as error:
+        raise SettingError(str(error)) from None
