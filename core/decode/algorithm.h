@@ -21,6 +21,7 @@ struct ForwardPlan {
   int32_t query_begin = 0;  // canvas positions fed to the model: [query_begin, query_end)
   int32_t query_end = 0;
   std::vector<int32_t> rows;  // canvas positions whose statistics are wanted, ascending; may be empty
+  bool filtered = false;      // RowStats::filtered is wanted, too
   bool guided = false;        // also run the canvas with every prompt position masked ...
   float guidance_scale = 0;   // ... and combine: uncond + (scale + 1) * (cond - uncond)
 };
@@ -69,6 +70,7 @@ struct DecodeRequest {
   int32_t prompt_length = 0;
   int32_t max_tokens = 0;
   uint64_t seed = 0;
+  std::span<const int32_t> eos_token_ids = {};  // outlives the Decoding; empty: nothing ends the answer early
   const ParamMap* params = nullptr;
 };
 

@@ -7,6 +7,12 @@ namespace pydllm::decode {
 
 extern const Algorithm kLladaSchedule;
 extern const Algorithm kConfidenceThreshold;
+extern const Algorithm kConfidenceFactor;
 extern const Algorithm kEntropyThreshold;
+extern const Algorithm kMultiBlockEntropy;
+extern const Algorithm kNearMax;
+extern const Algorithm kHierarchical;
+extern const Algorithm kDream;
+extern const Algorithm kRnd1Entropy;
 
 }  // namespace pydllm::decode

@@ -4,17 +4,15 @@
 
 #include "base/check.h"
 #include "base/philox.h"
+#include "select/select.h"
 
 namespace pydllm::decode {
-namespace {
 
 Remasking parse_remasking(std::string_view name) {
   if (name == "low_confidence") return Remasking::kLowConfidence;
   if (name == "random") return Remasking::kRandom;
   throw InternalError(format("remasking: unknown choice ", name));
 }
-
-}  // namespace
 
 BlockWalk::BlockWalk(const DecodeRequest& request, int64_t block_length)
     : prompt_length_(request.prompt_length),
@@ -32,20 +30,18 @@ void BlockWalk::next_block() noexcept {
   step_ = 0;
 }
 
-BlockDecoding::BlockDecoding(const DecodeRequest& request, const ParamValues& values)
-    : walk_(request, values.integer("block_length")),
-      max_tokens_(request.max_tokens),
-      seed_(request.seed),
-      remasking_(parse_remasking(values.choice("remasking"))) {}
+BlockDecoding::BlockDecoding(const DecodeRequest& request, int64_t block_length, Remasking remasking)
+    : walk_(request, block_length), max_tokens_(request.max_tokens), seed_(request.seed), remasking_(remasking) {}
 
 void BlockDecoding::plan(const Canvas& canvas, ForwardPlan& plan) {
   skip_finished_blocks(canvas);
   rows_.clear();
   // Nothing before final_end() is masked, so the scan starts there.
-  canvas.masked_positions(std::min(canvas.final_end(), walk_.end()), walk_.end(), rows_);
+  canvas.masked_positions(std::min(canvas.final_end(), walk_.end()), eligible_end(canvas), rows_);
   plan.query_begin = 0;
   plan.query_end = canvas.length();
   plan.rows = rows_;
+  plan.filtered = false;
   plan.guided = false;
   plan.guidance_scale = 0;
   extend(plan);
@@ -62,6 +58,7 @@ void BlockDecoding::commit(std::span<const RowStats> stats, Canvas& canvas) {
   }
   ++forward_;
   walk_.count_step();
+  settle(canvas);
   skip_finished_blocks(canvas);
 }
 
@@ -81,11 +78,22 @@ void BlockDecoding::rank(std::span<const RowStats> stats) {
   ranks_.clear();
   for (size_t i = 0; i < stats.size(); ++i) {
     check(stats[i].finite, "decoding: non-finite logits at position ", rows_[i]);
-    const auto position = static_cast<uint32_t>(rows_[i]);
-    ranks_.push_back(remasking_ == Remasking::kLowConfidence
-                         ? score(stats[i])
-                         : open_unit(random_draw(seed_, RandomPurpose::kPosition, forward_, position, 0).v[0]));
+    ranks_.push_back(remasking_ == Remasking::kLowConfidence ? score(stats[i]) : uniform(i));
   }
+}
+
+float BlockDecoding::uniform(size_t row) const {
+  const auto position = static_cast<uint32_t>(rows_[row]);
+  return open_unit(random_draw(seed_, RandomPurpose::kPosition, forward_, position, 0).v[0]);
+}
+
+CappedBlockDecoding::CappedBlockDecoding(const DecodeRequest& request, const ParamValues& values)
+    : BlockDecoding(request, values.integer("block_length"), parse_remasking(values.choice("remasking"))),
+      max_steps_(values.integer_or("max_steps_per_block", values.integer("block_length"))) {}
+
+int32_t CappedBlockDecoding::choose(std::span<const float> ranks, int32_t* chosen) {
+  const bool last_allowed = walk().step() + int64_t{1} >= max_steps_;
+  return last_allowed ? select::all(static_cast<int32_t>(ranks.size()), chosen) : take(ranks, chosen);
 }
 
 }  // namespace pydllm::decode

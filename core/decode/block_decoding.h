@@ -79,18 +79,25 @@ class BlockDecoding : public Decoding {
   Progress progress() const final { return walk_.progress(); }
 
  protected:
-  // `values` needs block_length and remasking in its table.
-  BlockDecoding(const DecodeRequest& request, const ParamValues& values);
+  BlockDecoding(const DecodeRequest& request, int64_t block_length, Remasking remasking);
 
   const BlockWalk& walk() const noexcept { return walk_; }
+  uint32_t forward() const noexcept { return forward_; }                 // forwards committed so far
+  std::span<const int32_t> positions() const noexcept { return rows_; }  // of the last plan's rows
+  // A draw in (0, 1) for a row of the last plan, the same whatever else is in the batch.
+  float uniform(size_t row) const;
 
  private:
   // What a row is ranked by unless remasking is random.
-  virtual float score(const RowStats& row) const = 0;
+  virtual float score(const RowStats& row) const { return row.confidence; }
   // Row indexes to commit, written to `chosen` (room for all); returns how many.
   virtual int32_t choose(std::span<const float> ranks, int32_t* chosen) = 0;
   // Forwards that must have run before the block that ends at this generated offset is left.
   virtual int64_t forwards_due(int32_t /*end_offset*/) const { return 0; }
+  // Masked positions before this one are eligible; at least the current block's end.
+  virtual int32_t eligible_end(const Canvas& /*canvas*/) { return walk_.end(); }
+  // What follows from the writes of a forward.
+  virtual void settle(Canvas& /*canvas*/) {}
   // Adds what this algorithm wants of the forward beyond the eligible rows.
   virtual void extend(ForwardPlan& /*plan*/) const {}
 
@@ -108,9 +115,20 @@ class BlockDecoding : public Decoding {
   std::vector<int32_t> chosen_;
 };
 
-// Forced resolution: whether this is the last forward that a block of this algorithm may take.
-inline bool last_allowed_step(const BlockWalk& walk, int64_t max_steps) {
-  return walk.step() + int64_t{1} >= max_steps;
-}
+// A rule that takes as many rows as pass, with a cap on the forwards of a block: the last allowed one takes every row.
+class CappedBlockDecoding : public BlockDecoding {
+ protected:
+  // `values` needs block_length, max_steps_per_block and remasking in its table.
+  CappedBlockDecoding(const DecodeRequest& request, const ParamValues& values);
+
+ private:
+  // Like choose(), for every forward but the last allowed one; at least one row.
+  virtual int32_t take(std::span<const float> ranks, int32_t* chosen) const = 0;
+  int32_t choose(std::span<const float> ranks, int32_t* chosen) final;
+
+  int64_t max_steps_;
+};
+
+Remasking parse_remasking(std::string_view name);
 
 }  // namespace pydllm::decode

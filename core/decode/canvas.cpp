@@ -52,6 +52,21 @@ void Canvas::commit(int32_t position, int32_t token, float confidence) {
   confidences_[static_cast<size_t>(position)] = confidence;
   masked_[static_cast<size_t>(position)] = 0;
   --masked_count_;
+  extend_final();
+}
+
+void Canvas::fill_after(int32_t position) {
+  check(prompt_length_ <= position && position < length(), "canvas: position ", position, " of ", length());
+  check(!masked(position), "canvas: position ", position, " is masked");
+  masked_count_ -= masked_count(position, length());
+  const auto first = position + 1;
+  std::fill(tokens_.begin() + first, tokens_.end(), tokens_[static_cast<size_t>(position)]);
+  std::fill(confidences_.begin() + first, confidences_.end(), 0.0f);
+  std::fill(masked_.begin() + first, masked_.end(), uint8_t{0});
+  extend_final();
+}
+
+void Canvas::extend_final() {
   while (final_end_ < length() && !masked(final_end_)) ++final_end_;
 }
 

@@ -30,8 +30,12 @@ class Canvas {
   // Writes a token into a masked position; InternalError if the position is not masked or the id is the mask.
   // `confidence` is RowStats::confidence of the row that chose it.
   void commit(int32_t position, int32_t token, float confidence);
+  // Repeats the token at `position`, which is not masked, in every later position, whatever stands there; confidence 0.
+  void fill_after(int32_t position);
 
  private:
+  void extend_final();
+
   int32_t prompt_length_;
   int32_t mask_token_id_;
   int32_t masked_count_;

@@ -21,24 +21,17 @@ constexpr ParamSpec kParams[] = {
     kRemaskingParam,
 };
 
-class ConfidenceThreshold final : public BlockDecoding {
+class ConfidenceThreshold final : public CappedBlockDecoding {
  public:
   ConfidenceThreshold(const DecodeRequest& request, const ParamValues& values)
-      : BlockDecoding(request, values),
-        threshold_(static_cast<float>(values.number("confidence_threshold"))),
-        max_steps_(values.integer_or("max_steps_per_block", values.integer("block_length"))) {}
+      : CappedBlockDecoding(request, values), threshold_(static_cast<float>(values.number("confidence_threshold"))) {}
 
  private:
-  float score(const RowStats& row) const override { return row.confidence; }
-
-  int32_t choose(std::span<const float> ranks, int32_t* chosen) override {
-    const auto rows = static_cast<int32_t>(ranks.size());
-    if (last_allowed_step(walk(), max_steps_)) return select::all(rows, chosen);
-    return select::confidence_threshold(ranks.data(), rows, threshold_, chosen);
+  int32_t take(std::span<const float> ranks, int32_t* chosen) const override {
+    return select::confidence_threshold(ranks.data(), static_cast<int32_t>(ranks.size()), threshold_, chosen);
   }
 
   float threshold_;  // single precision like the confidences, so that 0.9 from any client is the same number
-  int64_t max_steps_;
 };
 
 std::unique_ptr<Decoding> begin(const DecodeRequest& request) {

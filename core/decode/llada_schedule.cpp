@@ -29,7 +29,7 @@ constexpr ParamSpec kParams[] = {
 class LladaSchedule final : public BlockDecoding {
  public:
   LladaSchedule(const DecodeRequest& request, const ParamValues& values)
-      : BlockDecoding(request, values),
+      : BlockDecoding(request, values.integer("block_length"), parse_remasking(values.choice("remasking"))),
         steps_(values.integer_or("steps", request.max_tokens)),
         max_tokens_(request.max_tokens),
         cfg_scale_(static_cast<float>(values.number("cfg_scale"))) {
@@ -40,8 +40,6 @@ class LladaSchedule final : public BlockDecoding {
   }
 
  private:
-  float score(const RowStats& row) const override { return row.confidence; }
-
   // The originals demand steps % blocks == 0; a proportional share is the same number there and keeps the total exact
   // everywhere else.
   int64_t forwards_due(int32_t end_offset) const override { return steps_ * end_offset / max_tokens_; }

@@ -66,6 +66,12 @@ const ParamValue* ParamValues::find(std::string_view name) const {
   return nullptr;
 }
 
+bool ParamValues::boolean(std::string_view name) const {
+  const ParamSpec& declared = spec(name, ParamType::kBool);
+  const ParamValue* value = find(name);
+  return value != nullptr ? std::get<bool>(*value) : declared.default_value == "true";
+}
+
 int64_t ParamValues::integer(std::string_view name) const {
   const ParamSpec& declared = spec(name, ParamType::kInt);
   const ParamValue* value = find(name);

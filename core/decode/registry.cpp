@@ -8,9 +8,11 @@ namespace pydllm::decode {
 namespace {
 
 constexpr const Algorithm* kAlgorithms[] = {
-    &kLladaSchedule,
-    &kConfidenceThreshold,
-    &kEntropyThreshold,
+    &kLladaSchedule,     &kConfidenceThreshold,
+    &kConfidenceFactor,  &kEntropyThreshold,
+    &kMultiBlockEntropy, &kNearMax,
+    &kHierarchical,      &kDream,
+    &kRnd1Entropy,
 };
 
 bool answers_to(const Algorithm& algorithm, std::string_view name) {

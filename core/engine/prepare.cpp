@@ -175,6 +175,7 @@ std::unique_ptr<LiveRequest> prepare(Request request, const ModelInfo& model, co
   live->decoding = algorithm.begin({.prompt_length = live->canvas.prompt_length(),
                                     .max_tokens = live->request.max_tokens,
                                     .seed = live->request.seed,
+                                    .eos_token_ids = live->request.eos_token_ids,
                                     .params = &live->request.params});
   plan_forward(*live);
   live->lanes = live->plan.guided ? 2 : 1;

@@ -67,7 +67,8 @@ class StepBuilder {
                                 .top_k = live.request.top_k,
                                 .seed = live.request.seed,
                                 .step = static_cast<uint32_t>(live.forward_passes),
-                                .position = static_cast<uint32_t>(position)});
+                                .position = static_cast<uint32_t>(position),
+                                .filtered = live.plan.filtered});
     }
   }
 

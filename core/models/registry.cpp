@@ -11,7 +11,9 @@
 namespace pydllm {
 namespace {
 
-constexpr std::string_view kFullAttention[] = {"llada_schedule", "confidence_threshold", "entropy_threshold"};
+constexpr std::string_view kFullAttention[] = {"llada_schedule",    "confidence_threshold", "confidence_factor",
+                                               "entropy_threshold", "multi_block_entropy",  "near_max",
+                                               "hierarchical"};
 
 constexpr Architecture kArchitectures[] = {
     {"LLaDAModelLM", make_llada, "confidence_threshold", kFullAttention},

@@ -5,6 +5,14 @@
 
 namespace pydllm {
 
+// Of the distribution that a token is drawn from: temperature, then top-k, then top-p, renormalised; temperature 0
+// counts as 1. Forbidden ids take part. Dream ranks positions by these.
+struct FilteredStats {
+  float confidence = 0;  // probability of the row's `token`; 0 when the filters leave it out
+  float margin = 0;      // largest minus second largest probability
+  float entropy = 0;     // nats
+};
+
 // All probabilities are of the plain softmax of the row's logits: unscaled by temperature, unfiltered, forbidden ids
 // included in the normaliser. Natural logarithms, entropy in nats.
 struct RowStats {
@@ -15,8 +23,9 @@ struct RowStats {
   int32_t top2 = -1;  // next allowed id; -1 when the vocabulary allows only one
   float top2_probability = 0;
   float log_sum_exp = 0;
-  float entropy = 0;    // ln z - s/z with z = sum e^(x-m), s = sum (x-m) e^(x-m)
-  bool finite = false;  // every logit of the row is finite; the other fields mean nothing otherwise
+  float entropy = 0;       // ln z - s/z with z = sum e^(x-m), s = sum (x-m) e^(x-m)
+  bool finite = false;     // every logit of the row is finite; the other fields mean nothing otherwise
+  FilteredStats filtered;  // where RowSampling::filtered asks for them
 };
 
 // How the token of one row is chosen. The seed, step and position make the draw independent of the batch.
@@ -27,6 +36,7 @@ struct RowSampling {
   uint64_t seed = 0;
   uint32_t step = 0;      // forward pass of the request, 0-based
   uint32_t position = 0;  // absolute position in the canvas
+  bool filtered = false;  // whether RowStats::filtered is wanted
 };
 
 }  // namespace pydllm

@@ -12,6 +12,10 @@ namespace pydllm::select {
 // How an entropy passes its threshold: H <= threshold or H < threshold.
 enum class Comparison : uint8_t { kAtMost, kBelow };
 
+constexpr bool passes(float entropy, float threshold, Comparison comparison) {
+  return comparison == Comparison::kAtMost ? entropy <= threshold : entropy < threshold;
+}
+
 namespace detail {
 
 struct MoreConfident {
@@ -100,10 +104,67 @@ constexpr int32_t confidence_threshold(const float* confidence, int32_t count, f
 // The row of smallest entropy, and every row whose entropy passes the threshold; ascending.
 constexpr int32_t entropy_threshold(const float* entropy, int32_t count, float threshold, Comparison comparison,
                                     int32_t* chosen) {
-  const auto passes = [=](int32_t row) {
-    return comparison == Comparison::kAtMost ? entropy[row] <= threshold : entropy[row] < threshold;
-  };
-  return detail::best_and_passing(count, detail::LowerEntropy{entropy}, passes, chosen);
+  const auto row_passes = [=](int32_t row) { return passes(entropy[row], threshold, comparison); };
+  return detail::best_and_passing(count, detail::LowerEntropy{entropy}, row_passes, chosen);
+}
+
+// Every row whose entropy passes the threshold; ascending, maybe none.
+constexpr int32_t passing_entropy(const float* entropy, int32_t count, float threshold, Comparison comparison,
+                                  int32_t* chosen) {
+  int32_t kept = 0;
+  for (int32_t row = 0; row < count; ++row) {
+    if (passes(entropy[row], threshold, comparison)) chosen[kept++] = row;
+  }
+  return kept;
+}
+
+// The longest prefix c_1 >= c_2 >= ... of the sorted confidences in which every c_n reaches 1 - factor / (n + 1), and
+// the most confident row in any case; best first. With `last_always`, the least confident row is taken when all others
+// are.
+constexpr int32_t factor(const float* confidence, int32_t count, double factor, bool last_always, int32_t* chosen) {
+  const int32_t sorted = top_confidence(confidence, count, count, chosen);
+  for (int32_t n = 2; n <= sorted; ++n) {
+    const bool passes = confidence[chosen[n - 1]] >= static_cast<float>(1 - factor / (n + 1));
+    if (!passes && !(last_always && n == sorted)) return n - 1;
+  }
+  return sorted;
+}
+
+// The most confident row, every row with confidence >= threshold, and every row within `slack` of the most confident;
+// ascending.
+constexpr int32_t near_maximum(const float* confidence, int32_t count, float threshold, float slack, int32_t* chosen) {
+  int32_t best = 0;
+  if (top_confidence(confidence, count, 1, &best) == 0) return 0;
+  const float close = confidence[best] - slack;
+  return confidence_threshold(confidence, count, close < threshold ? close : threshold, chosen);
+}
+
+// Runs of rows at consecutive positions are segments. Takes every row that equals its segment's maximum and is above
+// `low`, every row above `high`, and the most confident row in any case; ascending. position [count], ascending.
+constexpr int32_t segment_maxima(const float* confidence, const int32_t* position, int32_t count, float low, float high,
+                                 int32_t* chosen) {
+  int32_t best = 0, kept = 0;
+  top_confidence(confidence, count, 1, &best);
+  for (int32_t begin = 0, end = 0; begin < count; begin = end) {
+    float maximum = confidence[begin];
+    for (end = begin + 1; end < count && position[end] == position[end - 1] + 1; ++end) {
+      if (confidence[end] > maximum) maximum = confidence[end];
+    }
+    for (int32_t row = begin; row < end; ++row) {
+      const float c = confidence[row];
+      if ((c == maximum && c > low) || c > high || row == best) chosen[kept++] = row;
+    }
+  }
+  return kept;
+}
+
+// Every row whose value is below the bound; ascending, maybe none.
+constexpr int32_t below(const float* value, int32_t count, float bound, int32_t* chosen) {
+  int32_t kept = 0;
+  for (int32_t row = 0; row < count; ++row) {
+    if (value[row] < bound) chosen[kept++] = row;
+  }
+  return kept;
 }
 
 // Every row; ascending.

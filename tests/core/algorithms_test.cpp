@@ -1,63 +1,15 @@
 // Each algorithm on worked examples (table T1 of the field's references), its edges and its failures.
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cmath>
 #include <set>
 
 #include "base/errors.h"
 #include "decode/algorithm.h"
-#include "decode_driver.h"
+#include "decode_examples.h"
 
 namespace pydllm::decode {
 namespace {
-
-using Canvases = std::vector<std::vector<int32_t>>;
-using Tokens = std::vector<int32_t>;
-
-constexpr int32_t M = -1;  // masked, as visible() shows it
-
-constexpr double kT1[4][4] = {{.70, .20, .09, .01}, {.05, .90, .04, .01}, {.40, .35, .24, .01}, {.01, .01, .97, .01}};
-
-RowStats stats_of_probabilities(const double (&p)[4]) {
-  RowStats stats;
-  stats.token = static_cast<int32_t>(std::max_element(p, p + 4) - p);
-  stats.confidence = static_cast<float>(p[stats.token]);
-  double entropy = 0;
-  for (const double value : p) entropy -= value * std::log(value);
-  stats.entropy = static_cast<float>(entropy);
-  stats.finite = true;
-  return stats;
-}
-
-RowStats t1(int32_t position, int32_t /*forward*/) {
-  return stats_of_probabilities(kT1[position - 1]);
-}
-
-RowStats certain(int32_t token, float confidence, float entropy = 0) {
-  RowStats stats;
-  stats.token = token;
-  stats.confidence = confidence;
-  stats.entropy = entropy;
-  stats.finite = true;
-  return stats;
-}
-
-Canvases t1_run(std::string_view algorithm, const ParamMap& params) {
-  Driver driver({}, algorithm, params);
-  return canvases(driver, t1);
-}
-
-// Positions committed by the first forward on T1.
-std::set<int32_t> t1_first(std::string_view algorithm, const ParamMap& params) {
-  Driver driver({}, algorithm, params);
-  driver.step(t1);
-  std::set<int32_t> out;
-  for (int32_t i = 1; i <= 4; ++i) {
-    if (!driver.canvas.masked(i)) out.insert(i - 1);
-  }
-  return out;
-}
 
 // --- llada_schedule ---
 
@@ -308,14 +260,14 @@ TEST(ThresholdRules, AFilledCanvasIsDoneAtOnce) {
 TEST(Decoding, NeverCommitsARowWithoutAnAllowedToken) {
   for (const Algorithm* algorithm : algorithms()) {
     Driver driver({}, algorithm->name, {});
-    EXPECT_THROW(driver.step([](int32_t, int32_t) { return certain(-1, 0.f); }), InternalError) << algorithm->name;
+    EXPECT_THROW(canvases(driver, [](int32_t, int32_t) { return certain(-1, 0.f); }), InternalError) << algorithm->name;
   }
 }
 
 TEST(Decoding, NeverCommitsTheMask) {
   for (const Algorithm* algorithm : algorithms()) {
     Driver driver({}, algorithm->name, {});
-    EXPECT_THROW(driver.step([](int32_t, int32_t) { return certain(3, 1.f); }), InternalError) << algorithm->name;
+    EXPECT_THROW(canvases(driver, [](int32_t, int32_t) { return certain(3, 1.f); }), InternalError) << algorithm->name;
   }
 }
 

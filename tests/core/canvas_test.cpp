@@ -81,6 +81,29 @@ TEST(Canvas, RemembersTheConfidenceOfWhatWasWrittenAndHasNoneElsewhere) {
             (std::vector<float>{0, 0, 0.75f, 0.25f}));
 }
 
+TEST(Canvas, FillsWhatFollowsAPositionWithItsToken) {
+  const std::vector<int32_t> prompt = {1};
+  Canvas canvas(prompt, 4, kMask);
+  canvas.commit(2, 5, 0.75f);
+  canvas.commit(4, 6, 0.25f);
+  canvas.fill_after(2);
+  EXPECT_EQ(std::vector<int32_t>(canvas.tokens().begin(), canvas.tokens().end()),
+            (std::vector<int32_t>{1, kMask, 5, 5, 5}));
+  EXPECT_EQ(std::vector<float>(canvas.confidences().begin(), canvas.confidences().end()),
+            (std::vector<float>{0, 0, 0.75f, 0, 0}));
+  EXPECT_EQ(canvas.masked_count(), 1);
+  EXPECT_EQ(canvas.final_end(), 1);
+  canvas.commit(1, 7, 0.5f);
+  EXPECT_EQ(canvas.final_end(), 5);
+}
+
+TEST(Canvas, FillsOnlyAfterAGeneratedToken) {
+  const std::vector<int32_t> prompt = {1};
+  Canvas canvas(prompt, 2, kMask);
+  for (const int32_t position : {-1, 0, 1, 2, 3}) EXPECT_THROW(canvas.fill_after(position), InternalError);
+  EXPECT_EQ(canvas.masked_count(), 2);
+}
+
 TEST(Canvas, RangesAreChecked) {
   const std::vector<int32_t> prompt = {1};
   const Canvas canvas(prompt, 2, kMask);

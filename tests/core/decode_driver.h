@@ -14,6 +14,7 @@ struct DriverRequest {
   int32_t max_tokens = 4;
   int32_t mask_id = 3;
   uint64_t seed = 0;
+  std::vector<int32_t> eos_token_ids = {};
 };
 
 using StatsOf = std::function<RowStats(int32_t position, int32_t forward)>;
@@ -32,10 +33,12 @@ struct Driver {
   Driver(const DriverRequest& request, std::string_view algorithm_name, const ParamMap& given)
       : algorithm(find_algorithm(algorithm_name)),
         params(check_params(algorithm, given)),
+        eos_token_ids(request.eos_token_ids),
         canvas(request.prompt, request.max_tokens, request.mask_id),
         decoding(algorithm.begin({.prompt_length = static_cast<int32_t>(request.prompt.size()),
                                   .max_tokens = request.max_tokens,
                                   .seed = request.seed,
+                                  .eos_token_ids = eos_token_ids,
                                   .params = &params})) {}
 
   bool done() const { return decoding->done(canvas); }
@@ -50,6 +53,7 @@ struct Driver {
 
   const Algorithm& algorithm;
   ParamMap params;
+  std::vector<int32_t> eos_token_ids;
   Canvas canvas;
   std::unique_ptr<Decoding> decoding;
   ForwardPlan plan;
@@ -82,6 +86,7 @@ inline StatsOf random_stats(uint64_t seed, uint64_t levels, int32_t vocab) {
     stats.token = static_cast<int32_t>(bits % static_cast<uint64_t>(vocab));
     stats.confidence = static_cast<float>((bits >> 20) % levels + 1) / static_cast<float>(levels + 1);
     stats.entropy = 2.f * static_cast<float>((bits >> 40) % levels) / static_cast<float>(levels);
+    stats.filtered = {.confidence = stats.confidence, .margin = stats.confidence / 2, .entropy = stats.entropy};
     stats.finite = true;
     return stats;
   };

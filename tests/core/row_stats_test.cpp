@@ -345,6 +345,39 @@ TEST(Sampling, FrequenciesMatchTopKThenTopP) {
 }
 
 // The drawn set over many positions must be exactly the float64 support; flat rows make every survivor appear.
+TEST(FilteredStats, MatchTheFormulaOverTheFilteredSoftmax) {
+  const std::vector<float> logits = sampled_logits();
+  const int32_t top = static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  for (RowSampling sampling : {RowSampling{0, 1, 5}, RowSampling{0, .7f, 0}, RowSampling{.3f, .9f, 20},
+                               RowSampling{2, 1, 0}, RowSampling{1, 1, 0}, RowSampling{}}) {
+    sampling.filtered = true;
+    const RowStats stats = stats_of_row(logits, sampling, {});
+    if (sampling.temperature == 0) sampling.temperature = 1;
+    std::vector<double> p = filtered(logits, sampling, {});
+    EXPECT_NEAR(stats.filtered.confidence, p[static_cast<size_t>(stats.token)], 1e-6);
+    EXPECT_NEAR(stats.filtered.entropy, entropy_of(p), 2e-6);
+    std::sort(p.rbegin(), p.rend());
+    EXPECT_NEAR(stats.filtered.margin, p[0] - p[1], 1e-6);
+    EXPECT_EQ(stats.top1, top);
+  }
+}
+
+TEST(FilteredStats, ForbiddenIdsTakePart) {
+  const std::vector<float> logits = {std::log(.6f), std::log(.3f), std::log(.1f)};
+  RowSampling sampling{0, 1, 2};
+  sampling.filtered = true;
+  const RowStats stats = stats_of_row(logits, sampling, {0});
+  EXPECT_EQ(stats.token, 1);
+  EXPECT_NEAR(stats.filtered.confidence, 1 / 3., 1e-6);
+  EXPECT_NEAR(stats.filtered.margin, 1 / 3., 1e-6);
+  sampling.top_k = 1;
+  EXPECT_EQ(stats_of_row(logits, sampling, {0}).filtered.confidence, 0.f) << "the filters leave the token out";
+}
+
+TEST(FilteredStats, AreOnlyMadeWhenAskedFor) {
+  EXPECT_EQ(stats_of_row({1, 2, 3}, {0, .5f, 0}).filtered.confidence, 0.f);
+}
+
 TEST(Sampling, TheSupportOfLargeVocabulariesIsExact) {
   const Tensor random = random_tensor({9001}, 5, 6);
   const std::vector<float> logits(random.data<float>(), random.data<float>() + 9001);

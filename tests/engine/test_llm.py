@@ -368,7 +368,8 @@ def test_a_closed_llm_says_so(tiny_checkpoint: Path) -> None:
 
 def test_algorithms_are_listed_default_first(demo: LLM) -> None:
     assert demo.algorithms[0] == "confidence_threshold"
-    assert set(demo.algorithms) == {"confidence_threshold", "llada_schedule", "entropy_threshold"}
+    assert {"confidence_threshold", "llada_schedule", "multi_block_entropy"} <= set(demo.algorithms)
+    assert "rnd1_entropy" not in demo.algorithms  # of another family
     for name in demo.algorithms:
         assert answer(demo, DiffusionParams(algorithm=name)).text == ANSWER
 

@@ -89,7 +89,8 @@ async def test_model_info_tells_the_facts_and_no_path(demo: Client) -> None:
     assert info.dtype == "bfloat16"
     assert list(info.eos_token_ids) == [0, 5]
     assert info.diffusion.algorithms[0] == "confidence_threshold"
-    assert set(info.diffusion.algorithms) == {"confidence_threshold", "llada_schedule", "entropy_threshold"}
+    assert {"confidence_threshold", "llada_schedule", "multi_block_entropy"} <= set(info.diffusion.algorithms)
+    assert "rnd1_entropy" not in info.diffusion.algorithms
     assert info.diffusion.default_block_length == 32
     assert info.diffusion.mask_token_id == 1
     assert info.diffusion.attention_pattern == "bidirectional"

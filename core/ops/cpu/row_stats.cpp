@@ -96,6 +96,23 @@ float probability(const Summary& summary, float logit) {
   return static_cast<float>(std::exp(static_cast<double>(logit) - summary.max) / summary.z);
 }
 
+// The distribution over all ids, forbidden ones included, when nothing narrows or bends it.
+bool is_plain(const RowSampling& sampling) {
+  return sampling.top_k == 0 && sampling.top_p == 1 && (sampling.temperature == 0 || sampling.temperature == 1);
+}
+
+FilteredStats filtered(const VectorKernels& kernels, const SamplingRow& row, const RowSampling& sampling,
+                       const RowStats& plain) {
+  if (is_plain(sampling)) {
+    return {plain.confidence, plain.top1_probability - plain.top2_probability, plain.entropy};
+  }
+  SamplingRow unrestricted{row.logits, row.vocab, {}, row.best};
+  for (const int32_t id : row.forbidden) {
+    if (row.logits[id] > row.logits[unrestricted.best]) unrestricted.best = id;
+  }
+  return filtered_stats(kernels, unrestricted, sampling, plain.token);
+}
+
 RowStats report(const VectorKernels& kernels, const Summary& summary, const SamplingRow& row,
                 const RowSampling& sampling) {
   RowStats stats;
@@ -110,6 +127,7 @@ RowStats report(const VectorKernels& kernels, const Summary& summary, const Samp
   stats.top1_probability = probability(summary, summary.first);
   stats.token = sampling.temperature > 0 ? sample_token(kernels, row, sampling) : stats.top1;
   stats.confidence = probability(summary, row.logits[stats.token]);
+  if (sampling.filtered) stats.filtered = filtered(kernels, row, sampling, stats);
   return stats;
 }
 

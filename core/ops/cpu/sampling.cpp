@@ -166,6 +166,7 @@ void keep_nucleus(std::vector<Candidate>& candidates, double target, float top, 
   candidates.erase(low, candidates.end());
 }
 
+// The ids that top-k and top-p keep, given the k-th largest logit (-infinity: no limit).
 std::vector<Candidate> filter(const VectorKernels& kernels, const SamplingRow& row, const RowSampling& sampling,
                               float kth) {
   const double temperature = static_cast<double>(sampling.temperature), p = static_cast<double>(sampling.top_p);
@@ -185,6 +186,28 @@ std::vector<Candidate> filter(const VectorKernels& kernels, const SamplingRow& r
   return candidates;
 }
 
+float top_k_limit(const VectorKernels& kernels, const SamplingRow& row, const RowSampling& sampling) {
+  const bool limited = sampling.top_k > 0 && sampling.top_k < row.vocab;
+  return limited ? kth_largest(kernels, row, static_cast<size_t>(sampling.top_k)) : -kInfinity;
+}
+
+FilteredStats summarise(const std::vector<Candidate>& candidates, const SamplingRow& row, const RowSampling& sampling,
+                        int32_t token) {
+  const double temperature = static_cast<double>(sampling.temperature), top = static_cast<double>(row.logits[row.best]);
+  double z = 0, s = 0, first = 0, second = 0, own = 0;
+  for (const Candidate& candidate : candidates) {
+    const double x = (static_cast<double>(candidate.logit) - top) / temperature, weight = std::exp(x);
+    z += weight;
+    s += x * weight;
+    second = std::max(second, std::min(first, weight));
+    first = std::max(first, weight);
+    if (candidate.id == token) own = weight;
+  }
+  return {.confidence = static_cast<float>(own / z),
+          .margin = static_cast<float>((first - second) / z),
+          .entropy = static_cast<float>(std::max(0.0, std::log(z) - s / z))};
+}
+
 }  // namespace
 
 bool SamplingRow::allows(int64_t id) const {
@@ -192,10 +215,18 @@ bool SamplingRow::allows(int64_t id) const {
 }
 
 int32_t sample_token(const VectorKernels& kernels, const SamplingRow& row, const RowSampling& sampling) {
-  const bool limited = sampling.top_k > 0 && sampling.top_k < row.vocab;
-  const float kth = limited ? kth_largest(kernels, row, static_cast<size_t>(sampling.top_k)) : -kInfinity;
+  const float kth = top_k_limit(kernels, row, sampling);
   if (kth == -kInfinity && sampling.top_p == 1) return draw_from_row(kernels, row, sampling);
   return draw_from(filter(kernels, row, sampling, kth), sampling);
+}
+
+FilteredStats filtered_stats(const VectorKernels& kernels, const SamplingRow& row, const RowSampling& sampling,
+                             int32_t token) {
+  RowSampling warm = sampling;
+  if (warm.temperature == 0) warm.temperature = 1;
+  const float kth = top_k_limit(kernels, row, warm);
+  const bool everything = kth == -kInfinity && warm.top_p == 1;
+  return summarise(everything ? collect_above(kernels, row, kth) : filter(kernels, row, warm, kth), row, warm, token);
 }
 
 }  // namespace pydllm::ops::cpu

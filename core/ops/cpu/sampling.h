@@ -22,4 +22,8 @@ struct SamplingRow {
 // Temperature, top-k, top-p and Gumbel-max, as ops/row_stats.h says. temperature > 0. Deterministic.
 int32_t sample_token(const VectorKernels& kernels, const SamplingRow& row, const RowSampling& sampling);
 
+// What select/row_stats.h says of the distribution that sample_token draws from. `row` forbids nothing.
+FilteredStats filtered_stats(const VectorKernels& kernels, const SamplingRow& row, const RowSampling& sampling,
+                             int32_t token);
+
 }  // namespace pydllm::ops::cpu

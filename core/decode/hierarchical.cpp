@@ -1,0 +1,62 @@
+// dInfer's hierarchical decoder: the surest position of every gap, so that gaps are halved like intervals.
+#include "decode/algorithms.h"
+#include "decode/block_decoding.h"
+#include "select/select.h"
+
+namespace pydllm::decode {
+namespace {
+
+constexpr std::string_view kAliases[] = {"dinfer_hierarchy"};
+
+constexpr ParamSpec kParams[] = {
+    {.name = "low_threshold",
+     .alias = "",
+     .type = ParamType::kFloat,
+     .default_value = "0.4",
+     .minimum = 0,
+     .maximum = 1,
+     .help = "commit the surest position of a run of masks if its confidence is above this"},
+    {.name = "confidence_threshold",
+     .alias = "threshold",
+     .type = ParamType::kFloat,
+     .default_value = "1",
+     .minimum = 0,
+     .maximum = 1,
+     .help = "commit every position whose confidence is above this; 1: none"},
+    kBlockLengthParam,
+    kMaxStepsPerBlockParam,
+    kRemaskingParam,
+};
+
+class Hierarchical final : public CappedBlockDecoding {
+ public:
+  Hierarchical(const DecodeRequest& request, const ParamValues& values)
+      : CappedBlockDecoding(request, values),
+        low_(static_cast<float>(values.number("low_threshold"))),
+        high_(static_cast<float>(values.number("confidence_threshold"))) {}
+
+ private:
+  int32_t take(std::span<const float> ranks, int32_t* chosen) const override {
+    return select::segment_maxima(ranks.data(), positions().data(), static_cast<int32_t>(ranks.size()), low_, high_,
+                                  chosen);
+  }
+
+  float low_, high_;  // single precision like the confidences
+};
+
+std::unique_ptr<Decoding> begin(const DecodeRequest& request) {
+  return std::make_unique<Hierarchical>(request, ParamValues(request, kParams));
+}
+
+}  // namespace
+
+constinit const Algorithm kHierarchical = {
+    .name = "hierarchical",
+    .aliases = kAliases,
+    .params = kParams,
+    .summary = "commits the surest position of every run of masks, so that gaps shrink from the middle",
+    .source = "dInfer (arXiv 2510.08666), HierarchyDecoder",
+    .begin = begin,
+};
+
+}  // namespace pydllm::decode
