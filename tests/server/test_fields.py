@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from demo_facts import VOCABULARY
 from pydllm_proto.v1 import generation_service_pb2 as pb
 from pydllm_proto.v1 import types_pb2
 from serving import Client, block, event, refused
@@ -101,8 +102,8 @@ CASES: dict[str, tuple[Build, Check]] = {
         lambda seen, _, tokenizer: seen.prompt == tokenizer.encode("12 + 30", add_special_tokens=True),
     ),
     "prompt_token_ids.ids": (
-        lambda r: r.prompt_token_ids.ids.extend([3, 1, 0, 643]),
-        lambda seen, *_: seen.prompt == [3, 1, 0, 643],
+        lambda r: r.prompt_token_ids.ids.extend([3, 1, 0, VOCABULARY - 1]),
+        lambda seen, *_: seen.prompt == [3, 1, 0, VOCABULARY - 1],
     ),
     "chat.add_generation_prompt": (chat(add_generation_prompt=False), rendered("<user||null|>")),
     "chat.template_kwargs": (set_kwargs, rendered("<user||null|>calmGO")),
