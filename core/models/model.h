@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/attention_kind.h"
 #include "cache/kv_cache.h"
 #include "ops/attention.h"
 #include "tensor/context.h"
@@ -36,6 +37,8 @@ struct ModelInfo {
   int32_t kv_heads = 0;
   int32_t head_dim = 0;
   DType kv_dtype = DType::kF32;
+  AttentionKind attention = AttentionKind::kFull;
+  int32_t block_length = 0;  // of block-causal attention; 0 for full attention
 };
 
 // Immutable after construction; one thread calls it at a time (work buffers are kept between calls).
