@@ -8,5 +8,8 @@ namespace pydllm::decode {
 extern const Algorithm kLladaSchedule;
 extern const Algorithm kConfidenceThreshold;
 extern const Algorithm kEntropyThreshold;
+extern const Algorithm kLowConfidenceDecoding;
+extern const Algorithm kJointThreshold;
+extern const Algorithm kSdar;
 
 }  // namespace pydllm::decode

@@ -8,7 +8,7 @@
 namespace pydllm::engine {
 namespace {
 
-// The part of the chunk that belongs to the request, as whole-canvas logits (scored row = canvas position).
+// The part of the chunk that belongs to the request (scored row = position of the window).
 void keep_first_logits(LiveRequest& live, const ScoredRange& scored, const LogitChunk& chunk, const Tensor& logits) {
   const int32_t begin = std::max(chunk.scored_begin, scored.begin);
   const int32_t end = std::min(chunk.scored_begin + chunk.scored_rows, scored.begin + scored.count);

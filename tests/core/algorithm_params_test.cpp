@@ -106,16 +106,15 @@ TEST(AlgorithmTables, NamesAreUniqueAndFound) {
 }
 
 TEST(AlgorithmTables, UnknownAlgorithmListsTheKnownOnes) {
+  std::string names;
+  for (const Algorithm* algorithm : algorithms()) names += format(names.empty() ? "" : ", ", algorithm->name);
   for (const char* name : {"", "llada", "LLADA_SCHEDULE", "confidence_threshold "}) {
     try {
       find_algorithm(name);
       FAIL() << name;
     } catch (const InvalidRequest& error) {
       EXPECT_EQ(error.field(), "algorithm");
-      EXPECT_EQ(error.what(),
-                format("algorithm: expected one of llada_schedule, confidence_threshold, entropy_threshold, "
-                       "got '",
-                       name, "'"));
+      EXPECT_EQ(error.what(), format("algorithm: expected one of ", names, ", got '", name, "'"));
     }
   }
 }
@@ -137,6 +136,8 @@ TEST(AlgorithmTables, DefaultsAreValuesOfTheirRange) {
       EXPECT_NO_THROW(check_params(algorithm, {{std::string(spec.name), std::string(spec.default_value)}}));
     } else if (is_number(spec) && std::isdigit(static_cast<unsigned char>(spec.default_value.front())) != 0) {
       EXPECT_NO_THROW(check_params(algorithm, {{std::string(spec.name), std::stod(std::string(spec.default_value))}}));
+    } else if (spec.type == ParamType::kBool) {
+      EXPECT_TRUE(spec.default_value == "true" || spec.default_value == "false") << spec.default_value;
     } else {
       EXPECT_TRUE(spec.default_value == "max_tokens" || spec.default_value == "block_length") << spec.default_value;
     }
@@ -145,7 +146,7 @@ TEST(AlgorithmTables, DefaultsAreValuesOfTheirRange) {
 
 // What a request does from its first plan to its last write, as text.
 std::string behaviour(const Algorithm& algorithm, const ParamMap& params) {
-  Driver driver({.max_tokens = 70, .mask_id = 9}, algorithm.name, params);
+  Driver driver({.max_tokens = 70, .mask_id = 9, .block_length = 32}, algorithm.name, params);
   const StatsOf stats = random_stats(4, 1000, 9);
   std::ostringstream out;
   while (!driver.done() && driver.forwards < 1000) {
@@ -189,6 +190,8 @@ TEST(AlgorithmTables, DeclaredDefaultsAreTheRealOnes) {
       value = int64_t{32};
     } else if (spec.type == ParamType::kChoice) {
       value = std::string(spec.default_value);
+    } else if (spec.type == ParamType::kBool) {
+      value = spec.default_value == "true";
     } else {
       value = std::stod(std::string(spec.default_value));
     }

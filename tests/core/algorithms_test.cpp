@@ -356,11 +356,9 @@ TEST(Decoding, AStalePlanIsOverwritten) {
 
 TEST(Decoding, RunsFromDefaultsAlone) {
   for (const Algorithm* algorithm : algorithms()) {
-    Canvas canvas(std::vector<int32_t>{0}, 4, 3);
-    const auto decoding = algorithm->begin({.prompt_length = 1, .max_tokens = 4, .seed = 0, .params = nullptr});
-    ForwardPlan plan;
-    decoding->plan(canvas, plan);
-    EXPECT_EQ(plan.rows, (Tokens{1, 2, 3, 4})) << algorithm->name;
+    Driver driver({}, algorithm->name, {});
+    driver.decoding->plan(driver.canvas, driver.plan);
+    EXPECT_EQ(driver.plan.rows, (Tokens{1, 2, 3, 4})) << algorithm->name;
   }
 }
 

@@ -123,7 +123,7 @@ TEST(StepInput, MasksThePromptInTheGuidedLaneOnly) {
   EXPECT_EQ(plan.scored[1].begin, 0);
 }
 
-TEST(StepInput, SamplesWithTheForwardIndexAndTheAbsolutePosition) {
+TEST(StepInput, SamplesWithTheDenoisingStepAndTheAbsolutePosition) {
   Bench bench;
   Request request = ask({1, 2, 3}, 2);
   request.temperature = 0.5f;
@@ -131,7 +131,7 @@ TEST(StepInput, SamplesWithTheForwardIndexAndTheAbsolutePosition) {
   request.top_p = 0.25f;
   request.seed = 99;
   LiveRequest& live = bench.add(request);
-  live.forward_passes = 5;
+  live.denoise_steps = 5;
   const StepPlan plan = build_step(bench.batch(), 8, 16);
   ASSERT_EQ(plan.sampling.size(), 2u);
   const RowSampling& last = plan.sampling[1];

@@ -1,0 +1,64 @@
+#include "engine/forward_plan.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace pydllm::engine {
+namespace {
+
+void check_rows(const decode::ForwardPlan& plan) {
+  int32_t previous = plan.query_begin - 1;
+  for (const int32_t row : plan.rows) {
+    check(row > previous && row < plan.query_end, "forward plan asks for row ", row, " after ", previous);
+    previous = row;
+  }
+}
+
+void check_window(const LiveRequest& live) {
+  const auto [begin, end] = std::pair(live.plan.query_begin, live.plan.query_end);
+  const int32_t length = live.canvas.length();
+  check(0 <= begin && begin < end && end <= length, "forward plan covers [", begin, ", ", end, ") of a canvas of ",
+        length);
+  if (live.block_length == 0) {
+    check(begin == 0 && end == length, "full attention: the forward must cover the whole canvas");
+    return;
+  }
+  check(begin % live.block_length == 0 && end % live.block_length == 0, "forward plan [", begin, ", ", end,
+        ") is not made of blocks of ", live.block_length);
+  check(begin <= live.canvas.final_end(), "forward plan [", begin, ", ", end, ") leaves positions that are not final");
+}
+
+int32_t whole_blocks(int32_t positions, int32_t block_length) {
+  return positions / block_length * block_length;
+}
+
+}  // namespace
+
+void plan_forward(LiveRequest& live, int32_t max_batched_tokens) {
+  live.plan = {};
+  live.decoding->plan(live.canvas, live.plan);
+  check_window(live);
+  check_rows(live.plan);
+  const int32_t lanes = live.plan.guided ? 2 : 1;
+  check(live.denoise_steps == 0 || lanes == live.lanes, "guidance changed during a request");
+  live.lanes = lanes;
+  set_feed(live, max_batched_tokens);
+}
+
+void set_feed(LiveRequest& live, int32_t max_batched_tokens) {
+  const decode::ForwardPlan& plan = live.plan;
+  const int32_t begin = std::min(live.committed_end, plan.query_begin);
+  live.feed = {.begin = begin, .end = plan.query_end, .denoises = true};
+  if (begin == plan.query_begin || live.feed_tokens() <= max_batched_tokens) return;
+  const int32_t most = std::max(whole_blocks(max_batched_tokens / live.lanes, live.block_length), live.block_length);
+  live.feed = {.begin = begin, .end = std::min(plan.query_begin, begin + most), .denoises = false};
+}
+
+void keep_committed(LiveRequest& live) {
+  if (live.block_length == 0) return;
+  const int32_t unchanged = std::min({live.feed.end, live.canvas.first_change(), live.canvas.final_end()});
+  live.committed_end = std::max(live.committed_end, whole_blocks(unchanged, live.block_length));
+}
+
+}  // namespace pydllm::engine
