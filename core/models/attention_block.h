@@ -38,7 +38,8 @@ class AttentionBlock {
   AttentionBlock(const Context& context, const ModelConfig& config, Weights& weights, const TensorNames& names,
                  const std::string& prefix);
 
-  // residual += out(attention(rope(q), rope(k), v)) of the normed residual; writes K/V of every token into `kv`.
+  // residual += out(attention(rope(q), rope(k), v)) of the normed residual, q and k normed head by head where the model
+  // does that; writes K/V of every token into `kv`.
   //   residual  float32 [tokens, H]
   void forward(const Context& context, const StepInput& input, const ops::RopeTable& rope, ops::KvLayer kv,
                AttentionBuffers& buffers, Tensor& residual) const;
@@ -49,6 +50,8 @@ class AttentionBlock {
   AttentionSizes sizes_;
   float epsilon_;
   Tensor norm_;            // float32 [H]
+  Tensor query_norm_;      // float32 [head_dim], undefined without qk-norm
+  Tensor key_norm_;        // the same
   ops::PackedWeight qkv_;  // query | key | value, [Q + 2K, H]
   ops::PackedWeight out_;  // [H, Q]
 };

@@ -1,11 +1,14 @@
 #include "models/decoder.h"
 
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
 #include "models/attention_block.h"
 #include "models/feed_forward.h"
 #include "models/load_tensor.h"
+#include "models/moe_feed_forward.h"
 #include "ops/embedding.h"
 #include "ops/rms_norm.h"
 
@@ -14,13 +17,19 @@ namespace {
 
 struct Layer {
   AttentionBlock attention;
-  FeedForward feed_forward;
+  std::unique_ptr<FeedForward> feed_forward;
 
-  Layer(const Context& context, const ModelConfig& config, Weights& weights, const TensorNames& names,
-        const std::string& prefix)
-      : attention(context, config, weights, names, prefix), feed_forward(context, config, weights, names, prefix) {}
-  int64_t nbytes() const { return attention.nbytes() + feed_forward.nbytes(); }
+  int64_t nbytes() const { return attention.nbytes() + feed_forward->nbytes(); }
 };
+
+Layer load_layer(const Context& context, const ModelConfig& config, Weights& weights, const TensorNames& names,
+                 int32_t index) {
+  const std::string prefix = format(names.layers, index, ".");
+  const bool dense = config.moe.num_experts == 0 || index < config.moe.dense_layers;
+  AttentionBlock attention(context, config, weights, names, prefix);
+  return {std::move(attention), dense ? make_dense(context, config, weights, names, prefix)
+                                      : make_moe(context, config, weights, names, prefix)};
+}
 
 // A tied head is the embedding; it has no bias then, even when the other projections do.
 ops::PackedWeight load_head(const Context& context, const ModelConfig& config, Weights& weights,
@@ -65,11 +74,12 @@ Decoder::Decoder(const Context& context, const ModelConfig& config, Weights& wei
   embedding_ =
       load_matrix(context, weights, std::string(names.embedding), config.vocab_size, config.hidden_size, config.dtype);
   for (int32_t i = 0; i < config.num_layers; ++i) {
-    layers_.emplace_back(context, config, weights, names, format(names.layers, i, "."));
+    layers_.push_back(load_layer(context, config, weights, names, i));
   }
   final_norm_ = load_vector(weights, std::string(names.final_norm), config.hidden_size);
   head_ = load_head(context, config, weights, names, embedding_);
-  rope_ = ops::make_rope_table(config.max_positions, config.head_dim, config.rope_theta);
+  rope_ = ops::make_rope_table(config.max_positions, config.rotary_dim > 0 ? config.rotary_dim : config.head_dim,
+                               config.rope_theta);
   describe(config, weights);
 }
 
@@ -87,6 +97,8 @@ void Decoder::describe(const ModelConfig& config, const Weights& weights) {
   info_.kv_heads = config.num_kv_heads;
   info_.head_dim = config.head_dim;
   info_.kv_dtype = config.dtype == DType::kBF16 ? DType::kBF16 : DType::kF32;
+  info_.attention = config.block_length > 0 ? AttentionKind::kBlockCausal : AttentionKind::kFull;
+  info_.block_length = config.block_length;
   info_.logit_shift = config.logit_shift;
 }
 
@@ -97,7 +109,7 @@ Tensor Decoder::forward(const Context& context, const StepInput& input, KvCache&
     const auto index = static_cast<int32_t>(i);
     layers_[i].attention.forward(context, input, rope_, {cache.keys(index), cache.values(index)}, attention_buffers_,
                                  residual);
-    layers_[i].feed_forward.forward(context, feed_forward_buffers_, residual);
+    layers_[i].feed_forward->forward(context, input, feed_forward_buffers_, residual);
   }
   Tensor out = final_.rows(input.hidden_rows.numel());
   ops::rms_norm_rows(context, residual, input.hidden_rows, final_norm_, epsilon_, out);

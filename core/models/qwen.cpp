@@ -14,11 +14,15 @@ constexpr TensorNames kNames = {
     .query = "self_attn.q_proj",
     .key = "self_attn.k_proj",
     .value = "self_attn.v_proj",
+    .query_norm = "self_attn.q_norm.weight",
+    .key_norm = "self_attn.k_norm.weight",
     .attention_out = "self_attn.o_proj",
     .ffn_norm = "post_attention_layernorm.weight",
     .gate = "mlp.gate_proj",
     .up = "mlp.up_proj",
     .down = "mlp.down_proj",
+    .router = "mlp.gate",
+    .experts = "mlp.experts.",
 };
 
 }  // namespace

@@ -15,10 +15,17 @@ struct TensorNames {
 
   std::string_view attention_norm;
   std::string_view query, key, value;  // linear
-  std::string_view attention_out;      // linear
+  std::string_view packed_qkv;         // linear; query | key | value in one, where a family stores them so
+  std::string_view query_norm, key_norm;
+  std::string_view attention_out;  // linear
 
   std::string_view ffn_norm;
   std::string_view gate, up, down;  // linear
+
+  std::string_view router;  // linear
+  std::string_view router_bias;
+  std::string_view experts;  // prefix; then gate_proj, up_proj, down_proj
+  std::string_view shared;   // prefix without an index; the same
 };
 
 }  // namespace pydllm

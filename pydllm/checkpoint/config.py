@@ -10,7 +10,9 @@ from typing import Any
 from pydllm.checkpoint import family
 from pydllm.checkpoint.family import Family
 from pydllm.checkpoint.llada import LLADA
-from pydllm.checkpoint.qwen import DREAM
+from pydllm.checkpoint.llada2 import LLADA2
+from pydllm.checkpoint.llada_moe import LLADA_MOE
+from pydllm.checkpoint.qwen import DREAM, RND1, SDAR, SDAR_MOE, STABLE_DIFFCODER
 from pydllm.checkpoint.strict_json import Fields, read_object
 
 CONFIG_FILE = "config.json"
@@ -26,16 +28,18 @@ def read_config(directory: Path) -> Fields:
 
 
 def architecture_of(fields: Fields) -> str:
-    """architectures[0]; exactly one is expected."""
+    """architectures[0], exactly one is expected; one name for the several of Stable-DiffCoder's classes."""
     names = fields.get("architectures")
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         fields.refuse("architectures", "a list of one name")
-    return names[0]
+    return _STABLE_DIFFCODER if "StableDiffcoder" in names[0] else names[0]
 
 
-def model_config(fields: Fields) -> dict[str, Any]:
-    """The fields of core/models/config.h except dtype. Raises CheckpointError naming field and value."""
-    return {"architecture": architecture_of(fields), **_family(fields).read(fields)}
+def model_config(fields: Fields, *, block_length: int | None = None) -> dict[str, Any]:
+    """The fields of core/models/config.h except dtype; `block_length` is a block-causal model's, over the file's.
+    Raises CheckpointError naming field and value."""
+    architecture = architecture_of(fields)
+    return {"architecture": architecture, **_family(fields).read(fields, block_length=block_length)}
 
 
 def stored_dtype(fields: Fields) -> str | None:
@@ -66,4 +70,16 @@ def _family(fields: Fields) -> Family:
     return found
 
 
-_FAMILIES = {"LLaDAModelLM": LLADA, "DreamModel": DREAM}
+_STABLE_DIFFCODER = "StableDiffcoderForCausalLM"
+
+_FAMILIES = {
+    "LLaDAModelLM": LLADA,
+    "LLaDAMoEModelLM": LLADA_MOE,
+    "DreamModel": DREAM,
+    "RND1": RND1,
+    "RND1LM": RND1,
+    "LLaDA2MoeModelLM": LLADA2,
+    "SDARForCausalLM": SDAR,
+    "SDARMoeForCausalLM": SDAR_MOE,
+    _STABLE_DIFFCODER: STABLE_DIFFCODER,
+}

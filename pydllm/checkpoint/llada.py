@@ -69,7 +69,6 @@ def _parse(fields: Fields) -> dict[str, Any]:
         "tie_word_embeddings": fields.boolean("weight_tying"),
         "attention_bias": include_bias | fields.boolean("include_qkv_bias", default=False),
         "linear_bias": include_bias,
-        "logit_shift": False,
     }
 
 

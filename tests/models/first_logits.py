@@ -13,8 +13,11 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 class FirstLogits:
     """Runs one forward per request through an engine."""
 
-    def __init__(self, directory: Path, *, dtype: str = "auto", threads: int = 1) -> None:
-        checkpoint = open_checkpoint(directory, dtype=dtype)
+    def __init__(
+        self, directory: Path, *, dtype: str = "auto", block_length: int | None = None, threads: int = 1
+    ) -> None:
+        checkpoint = open_checkpoint(directory, dtype=dtype, block_length=block_length)
+        self.block_length = checkpoint.block_length
         model = _core.load_model(checkpoint.config, checkpoint.shards, threads=threads)
         options = {
             "max_model_len": 256,
@@ -30,13 +33,15 @@ class FirstLogits:
         self._engine = _core.Engine(model, options, threads=threads)
 
     def of(self, prompts: list[list[int]], gen_length: int) -> list[np.ndarray]:
-        """Logits [prompt + gen_length, vocab] of the first forward of each prompt, all in flight at once."""
+        """Logits [window, vocab] of the first denoising forward of each prompt, all in flight at once: of the whole
+        canvas with full attention, of the first generated token's block with block-causal attention."""
+        full = {"threshold": 0.0, "block_length": gen_length}
         ids = [
             self._engine.submit(
                 prompt,
                 max_tokens=gen_length,
-                algorithm="confidence_threshold",
-                params={"threshold": 0.0, "block_length": gen_length},
+                algorithm="low_confidence" if self.block_length else "confidence_threshold",
+                params={"threshold": 0.0} if self.block_length else full,
                 trace=True,
             )
             for prompt in prompts

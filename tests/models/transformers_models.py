@@ -17,6 +17,7 @@ def random_model(model_class: Any, config: Any, *, seed: int = 0) -> torch.nn.Mo
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     config._attn_implementation = "eager"
+    config._experts_implementation = "eager"  # the others know no float64
     model = model_class(config).double().eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -27,15 +28,30 @@ def random_model(model_class: Any, config: Any, *, seed: int = 0) -> torch.nn.Mo
     return model
 
 
-def write_checkpoint(directory: Path, model: torch.nn.Module, fields: dict[str, Any], *, shards: int = 1) -> Path:
+def published_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """With the names of published checkpoints: the library stacks experts and repeats a tied head."""
+    out = {}
+    for name, value in model.state_dict().items():
+        at, _, last = name.rpartition(".experts.")
+        if last == "gate_up_proj":
+            for e, (gate, up) in enumerate(expert.chunk(2) for expert in value):
+                out[f"{at}.experts.{e}.gate_proj.weight"], out[f"{at}.experts.{e}.up_proj.weight"] = gate, up
+        elif last == "down_proj":
+            out |= {f"{at}.experts.{e}.down_proj.weight": expert for e, expert in enumerate(value)}
+        elif not (name == "lm_head.weight" and model.config.tie_word_embeddings):
+            out[name] = value
+    return out
+
+
+def write_checkpoint(directory: Path, model: torch.nn.Module, fields: dict[str, Any], *, shards: int = 1) -> None:
     """config.json and the weights in float32, tensor i in shard i modulo `shards`."""
+    directory.mkdir(exist_ok=True)
     (directory / "config.json").write_text(json.dumps(fields))
-    tensors = sorted(model.state_dict().items())
+    tensors = sorted(published_tensors(model).items())
     for shard in range(shards):
         name = "model.safetensors" if shards == 1 else f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
         part = {key: value.float().contiguous() for key, value in tensors[shard::shards]}
         save_file(part, directory / name)
-    return directory
 
 
 def visible(length: int, block_length: int) -> torch.Tensor:
