@@ -17,16 +17,19 @@
 
 namespace pydllm::decode {
 
-// What the next forward of a request denoises: the window [query_begin, query_end). Full attention: the whole canvas.
-// Block-causal attention: whole blocks; everything before the window is final, and the engine feeds along whatever of
-// it the pages do not hold yet, so an algorithm never asks for a prompt to be encoded or a finished block to be
-// committed.
+// What the next forward of a request denoises: the window [query_begin, query_end). Full attention: the whole canvas,
+// or, with stale_context, a part of it. Block-causal attention: whole blocks; everything before the window is final,
+// and the engine feeds along whatever of it the pages do not hold yet, so an algorithm never asks for a prompt to be
+// encoded or a finished block to be committed.
 struct ForwardPlan {
   int32_t query_begin = 0;
   int32_t query_end = 0;
   std::vector<int32_t> rows;  // positions of the window whose statistics are wanted, ascending; may be empty
-  bool guided = false;        // also run the canvas with every prompt position masked ...
-  float guidance_scale = 0;   // ... and combine: uncond + (scale + 1) * (cond - uncond)
+  // Full attention: outside the window the K/V of this request's earlier forwards are seen as they are, although tokens
+  // have changed since: an approximation. The first forward covers the canvas.
+  bool stale_context = false;
+  bool guided = false;       // also run the canvas with every prompt position masked ...
+  float guidance_scale = 0;  // ... and combine: uncond + (scale + 1) * (cond - uncond)
 };
 
 // Where the request stands, for streaming and statistics.

@@ -15,6 +15,7 @@ void BlockCausalDecoding::plan(const Canvas& canvas, ForwardPlan& plan) {
   rows_.clear();
   add_rows(canvas, rows_);
   plan.rows = rows_;
+  plan.stale_context = false;
   plan.guided = false;
   plan.guidance_scale = 0;
 }

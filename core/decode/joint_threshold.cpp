@@ -26,8 +26,8 @@ constexpr ParamSpec kParams[] = {
      .minimum = 0,
      .maximum = 1,
      .help = "replace a written token by another one of more than this probability"},
-    {.name = "edit_enabled",
-     .alias = "",
+    {.name = "allow_edits",
+     .alias = "edit_enabled",
      .type = ParamType::kBool,
      .default_value = "true",
      .help = "false: written tokens stay, as in low_confidence"},
@@ -46,7 +46,7 @@ class JointThreshold final : public BlockCausalDecoding {
       : BlockCausalDecoding(request),
         fill_threshold_(static_cast<float>(values.number("confidence_threshold"))),
         edit_threshold_(static_cast<float>(values.number("edit_threshold"))),
-        edits_(values.flag("edit_enabled")),
+        edits_(values.flag("allow_edits")),
         max_post_edit_steps_(values.integer("max_post_edit_steps")) {}
 
  private:

@@ -21,9 +21,12 @@ void check_window(const LiveRequest& live) {
   check(0 <= begin && begin < end && end <= length, "forward plan covers [", begin, ", ", end, ") of a canvas of ",
         length);
   if (live.block_length == 0) {
-    check(begin == 0 && end == length, "full attention: the forward must cover the whole canvas");
+    const bool whole = begin == 0 && end == length;
+    check(whole || (live.plan.stale_context && live.denoise_steps > 0), "forward plan [", begin, ", ", end,
+          ") of a full-attention model must cover the canvas or use K/V that are there");
     return;
   }
+  check(!live.plan.stale_context, "stale K/V are for full attention only");
   check(begin % live.block_length == 0 && end % live.block_length == 0, "forward plan [", begin, ", ", end,
         ") is not made of blocks of ", live.block_length);
   check(begin <= live.canvas.final_end(), "forward plan [", begin, ", ", end, ") leaves positions that are not final");
@@ -48,7 +51,7 @@ void plan_forward(LiveRequest& live, int32_t max_batched_tokens) {
 
 void set_feed(LiveRequest& live, int32_t max_batched_tokens) {
   const decode::ForwardPlan& plan = live.plan;
-  const int32_t begin = std::min(live.committed_end, plan.query_begin);
+  const int32_t begin = live.block_length == 0 ? plan.query_begin : std::min(live.committed_end, plan.query_begin);
   live.feed = {.begin = begin, .end = plan.query_end, .denoises = true};
   if (begin == plan.query_begin || live.feed_tokens() <= max_batched_tokens) return;
   const int32_t most = std::max(whole_blocks(max_batched_tokens / live.lanes, live.block_length), live.block_length);

@@ -73,6 +73,13 @@ int64_t given(const Driver& driver, std::string_view name, int64_t fallback) {
   return fallback;
 }
 
+std::string text(const Driver& driver, std::string_view name, std::string fallback) {
+  for (const auto& [key, value] : driver.params) {
+    if (key == name) return std::get<std::string>(value);
+  }
+  return fallback;
+}
+
 bool is_block_causal(const Driver& driver) {
   return driver.algorithm.attention == AttentionKind::kBlockCausal;
 }
@@ -101,8 +108,11 @@ struct Blocks {
 void expect_plan_is_legal(const Driver& driver, const Blocks& blocks, const Progress& progress) {
   const ForwardPlan& plan = driver.plan;
   EXPECT_EQ(driver.canvas.length(), blocks.canvas);
-  EXPECT_EQ(plan.query_begin, is_block_causal(driver) ? progress.block_begin : 0);
-  EXPECT_EQ(plan.query_end, is_block_causal(driver) ? progress.block_end : blocks.canvas);
+  const std::string cache = text(driver, "cache", "none");
+  const bool windowed = is_block_causal(driver) || (cache != "none" && progress.block_step > 0);
+  EXPECT_EQ(plan.query_begin, windowed ? progress.block_begin : 0);
+  EXPECT_EQ(plan.query_end, windowed && cache != "prefix" ? progress.block_end : blocks.canvas);
+  EXPECT_EQ(plan.stale_context, windowed && !is_block_causal(driver));
   EXPECT_TRUE(std::ranges::is_sorted(plan.rows, std::less_equal<>())) << "ascending, no duplicates";
   for (const int32_t row : plan.rows) {
     EXPECT_GE(row, blocks.prompt);

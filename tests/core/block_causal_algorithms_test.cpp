@@ -170,7 +170,7 @@ TEST(JointThreshold, ThePromptIsNeverEdited) {
 }
 
 TEST(JointThreshold, WithoutEditsABlockIsFinalWhenItIsFilled) {
-  Driver driver = one_block("joint_threshold", {{"edit_enabled", false}, {"threshold", .3}});
+  Driver driver = one_block("joint_threshold", {{"allow_edits", false}, {"threshold", .3}});
   driver.step(table(kT1));
   EXPECT_TRUE(driver.done());
   EXPECT_EQ(block_of(driver), (Tokens{0, 1, 0, 2}));
