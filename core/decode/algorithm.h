@@ -34,10 +34,11 @@ struct ForwardPlan {
 
 // Where the request stands, for streaming and statistics.
 struct Progress {
-  int32_t block_index = 0;  // block being denoised
+  int32_t block_index = 0;  // the first block that is being denoised
   int32_t block_begin = 0;  // absolute positions
   int32_t block_end = 0;
-  int32_t block_step = 0;  // denoising steps already done in this block
+  int32_t block_step = 0;  // denoising steps already done since it is the first
+  int32_t active_end = 0;  // end of the last block being denoised, all of the same length; 0: there is one
 };
 
 // Per-request state. Lives on the engine thread; holds no device memory.

@@ -11,5 +11,6 @@ extern const Algorithm kEntropyThreshold;
 extern const Algorithm kLowConfidenceDecoding;
 extern const Algorithm kJointThreshold;
 extern const Algorithm kSdar;
+extern const Algorithm kMultiBlock;
 
 }  // namespace pydllm::decode

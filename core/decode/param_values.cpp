@@ -85,7 +85,7 @@ double ParamValues::number(std::string_view name) const {
   return value != nullptr ? std::get<double>(*value) : parse_default<double>(declared);
 }
 
-bool ParamValues::flag(std::string_view name) const {
+bool ParamValues::boolean(std::string_view name) const {
   const ParamSpec& declared = spec(name, ParamType::kBool);
   const ParamValue* value = find(name);
   return value != nullptr ? std::get<bool>(*value) : declared.default_value == "true";

@@ -190,5 +190,69 @@ TEST(JointThreshold, TheBudgetIsPerBlock) {
   EXPECT_EQ(driver.forwards, 8);
 }
 
+// --- multi_block ---
+
+// Blocks of two behind a prompt of two; every token's confidence by position.
+Driver two_by_two(int32_t max_tokens, const ParamMap& params) {
+  return Driver({.prompt = {9, 9}, .max_tokens = max_tokens, .mask_id = 3, .block_length = 2}, "multi_block", params);
+}
+
+StatsOf confidences(std::vector<float> by_position) {
+  return
+      [by_position](int32_t position, int32_t) { return row_stats({1, by_position[static_cast<size_t>(position)]}); };
+}
+
+TEST(MultiBlock, TakesOnTheNextBlockWhenTheLastOneIsFilledFarEnough) {
+  Driver driver = two_by_two(6, {{"add_block_threshold", .5}});
+  const StatsOf unsure = confidences({0, 0, .5f, .4f, .3f, .2f, .1f, .05f});
+  driver.step(unsure);
+  EXPECT_EQ(driver.plan.query_end, 4) << "nothing of the first block is filled";
+  EXPECT_EQ(visible(driver.canvas), (Tokens{9, 9, 1, M, M, M, M, M})) << "the first block always commits one";
+  driver.step(unsure);
+  EXPECT_EQ(driver.plan.query_begin, 2);
+  EXPECT_EQ(driver.plan.query_end, 6) << "half of the first block is filled";
+  EXPECT_EQ(visible(driver.canvas), (Tokens{9, 9, 1, 1, M, M, M, M}))
+      << "block 1 is not forced: block 0 was half filled";
+}
+
+TEST(MultiBlock, ALaterBlockIsForcedBehindASemiCompleteOne) {
+  Driver driver = two_by_two(4, {{"semi_complete_threshold", .5}});
+  const StatsOf unsure = confidences({0, 0, .5f, .4f, .3f, .2f});
+  driver.step(unsure);
+  driver.step(unsure);
+  EXPECT_EQ(visible(driver.canvas), (Tokens{9, 9, 1, 1, 1, M}));
+}
+
+TEST(MultiBlock, ALaterBlockMayBeFinishedFirst) {
+  Driver driver = two_by_two(6, {});
+  const StatsOf stats = confidences({0, 0, .5f, .4f, 1, 1, .3f, .2f});
+  driver.step(stats);
+  driver.step(stats);
+  EXPECT_EQ(visible(driver.canvas), (Tokens{9, 9, 1, 1, 1, 1, M, M}));
+  EXPECT_EQ(driver.decoding->progress().block_index, 2);
+  driver.step(stats);
+  EXPECT_EQ(driver.plan.query_begin, 6);
+}
+
+TEST(MultiBlock, TheBufferHoldsFinishedBlocksUntilTheyAreCommitted) {
+  const StatsOf sure = confidences(std::vector<float>(14, 1));
+  Driver driver = two_by_two(12, {{"buffer_size", int64_t{2}}, {"add_block_threshold", 0.0}});
+  driver.step(sure);
+  EXPECT_EQ(driver.plan.query_end, 4);
+  driver.step(sure);
+  EXPECT_EQ((std::pair{driver.plan.query_begin, driver.plan.query_end}), (std::pair{4, 6}));
+  Driver slow = two_by_two(12, {{"buffer_size", int64_t{3}}, {"add_block_threshold", 0.0}, {"accept_threshold", 1.0}});
+  for (int32_t forward = 0; forward < 4; ++forward) {
+    slow.step(sure);
+    EXPECT_LE(slow.plan.query_end - slow.plan.query_begin, 6);
+  }
+}
+
+TEST(MultiBlock, APlanMadeTwiceIsTheSame) {
+  Driver driver = two_by_two(8, {{"add_block_threshold", 0.0}});
+  for (int32_t i = 0; i < 3; ++i) driver.decoding->plan(driver.canvas, driver.plan);
+  EXPECT_EQ(driver.plan.query_end, 4);
+}
+
 }  // namespace
 }  // namespace pydllm::decode
