@@ -29,6 +29,7 @@ ModelConfig to_config(py::handle values) {
   reader.read("tie_word_embeddings", config.tie_word_embeddings);
   reader.read("attention_bias", config.attention_bias);
   reader.read("linear_bias", config.linear_bias);
+  reader.read("logit_shift", config.logit_shift);
   reader.read("dtype", dtype);
   reader.finish();
   config.dtype = dtype_from_name(dtype);

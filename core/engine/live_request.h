@@ -1,6 +1,7 @@
 // A request between submission and its terminal event. Made by the submitting thread, then owned by the engine thread.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -34,6 +35,7 @@ struct LiveRequest {
   decode::ForwardPlan plan;  // of the next denoising forward
   Feed feed;                 // of the next forward
   int32_t block_length = 0;  // of a block-causal model, else 0
+  bool logit_shift = false;  // of the model
   // The pages hold the K/V of [0, committed_end): a forward over the final ids of these positions wrote them. Always 0
   // with full attention, where a change anywhere changes all of them.
   int32_t committed_end = 0;
@@ -58,6 +60,10 @@ struct LiveRequest {
   int32_t feed_tokens() const { return lanes * feed.length(); }
   // Whether the next forward computes logits for the whole window instead of the plan's rows only.
   bool scores_everything() const { return request.trace && denoise_steps == 0 && feed.denoises; }
+  // The position whose hidden state tells about `position`.
+  int32_t scoring_position(int32_t position) const {
+    return logit_shift ? std::max(position - 1, feed.begin) : position;
+  }
 };
 
 inline double seconds(Clock::duration duration) {

@@ -116,6 +116,7 @@ std::unique_ptr<LiveRequest> make_live(Request request, const decode::Algorithm&
                         algorithm.finality);
   auto live = std::make_unique<LiveRequest>(std::move(request), std::move(canvas));
   live->block_length = model.block_length;
+  live->logit_shift = model.logit_shift;
   live->decoding = algorithm.begin({.prompt_length = live->canvas.prompt_length(),
                                     .max_tokens = live->request.max_tokens,
                                     .block_length = model.block_length,

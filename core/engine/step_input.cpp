@@ -53,10 +53,12 @@ class StepBuilder {
     }
   }
 
+  // With shifted logits the position behind the window is scored, too, when everything is: by the window's last row,
+  // which no other position asks for.
   static std::vector<int32_t> scored_positions(const LiveRequest& live) {
     if (!live.feed.denoises) return {};
     if (!live.scores_everything()) return live.plan.rows;
-    std::vector<int32_t> all(static_cast<size_t>(live.window_length()));
+    std::vector<int32_t> all(static_cast<size_t>(live.window_length()) + (live.logit_shift ? 1 : 0));
     std::iota(all.begin(), all.end(), live.plan.query_begin);
     return all;
   }
@@ -75,9 +77,9 @@ class StepBuilder {
   }
 
   void add_hidden(size_t index, int lane, std::span<const int32_t> positions) {
-    const Feed& feed = batch_[index]->feed;
-    const int32_t first = query_row_[index] + lane * feed.length() - feed.begin;
-    for (const int32_t position : positions) hidden_rows_.push_back(first + position);
+    const LiveRequest& live = *batch_[index];
+    const int32_t first = query_row_[index] + lane * live.feed.length() - live.feed.begin;
+    for (const int32_t position : positions) hidden_rows_.push_back(first + live.scoring_position(position));
   }
 
   void add_unguided_rows(size_t index) {

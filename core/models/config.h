@@ -23,6 +23,7 @@ struct ModelConfig {
   bool tie_word_embeddings = false;
   bool attention_bias = false;  // biases on q, k, v
   bool linear_bias = false;     // biases on every other projection
+  bool logit_shift = false;     // the logits of row i are about position i + 1
   DType dtype = DType::kF32;    // compute and storage type of the packed weights
 };
 

@@ -39,6 +39,9 @@ struct ModelInfo {
   DType kv_dtype = DType::kF32;
   AttentionKind attention = AttentionKind::kFull;
   int32_t block_length = 0;  // of block-causal attention; 0 for full attention
+  // The logits of row i - 1 are about position i (models adapted from autoregressive ones: Dream, RND1). Row 0 stands
+  // in for the row before the first position. Who asks for hidden rows picks them accordingly.
+  bool logit_shift = false;
 };
 
 // Immutable after construction; one thread calls it at a time (work buffers are kept between calls).

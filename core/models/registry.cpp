@@ -7,6 +7,7 @@
 
 #include "models/json_cursor.h"
 #include "models/llada.h"
+#include "models/qwen.h"
 
 namespace pydllm {
 namespace {
@@ -15,6 +16,7 @@ constexpr std::string_view kFullAttention[] = {"llada_schedule", "confidence_thr
 
 constexpr Architecture kArchitectures[] = {
     {"LLaDAModelLM", make_llada, "confidence_threshold", kFullAttention},
+    {"DreamModel", make_qwen, "confidence_threshold", kFullAttention},
 };
 
 // Far above any model, far below what would overflow an int32 product or ask for absurd memory before a tensor is read.

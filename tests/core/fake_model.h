@@ -21,6 +21,7 @@ struct Behaviour {
   int32_t vocab = 61;
   int32_t max_positions = 512;
   int32_t block_length = 0;  // above 0: block-causal
+  bool logit_shift = false;
   std::string architecture = "FakeModel";
   int32_t nan_token = -1;             // a sequence that holds this id has NaN logits
   int32_t loved_token = -1;           // wins every row by far
@@ -69,6 +70,7 @@ class FakeModel final : public Model {
     info_.head_dim = 1;
     info_.attention = behaviour_.block_length > 0 ? AttentionKind::kBlockCausal : AttentionKind::kFull;
     info_.block_length = behaviour_.block_length;
+    info_.logit_shift = behaviour_.logit_shift;
   }
 
   const ModelInfo& info() const override { return info_; }
