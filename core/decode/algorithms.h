@@ -12,5 +12,6 @@ extern const Algorithm kLowConfidenceDecoding;
 extern const Algorithm kJointThreshold;
 extern const Algorithm kSdar;
 extern const Algorithm kMultiBlock;
+extern const Algorithm kFastDllmV2;
 
 }  // namespace pydllm::decode

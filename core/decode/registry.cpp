@@ -9,7 +9,7 @@ namespace {
 
 constexpr const Algorithm* kAlgorithms[] = {
     &kLladaSchedule, &kConfidenceThreshold, &kEntropyThreshold, &kLowConfidenceDecoding, &kJointThreshold,
-    &kSdar,          &kMultiBlock,
+    &kSdar,          &kMultiBlock,          &kFastDllmV2,
 };
 
 bool answers_to(const Algorithm& algorithm, std::string_view name) {

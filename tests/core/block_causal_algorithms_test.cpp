@@ -254,5 +254,33 @@ TEST(MultiBlock, APlanMadeTwiceIsTheSame) {
   EXPECT_EQ(driver.plan.query_end, 4);
 }
 
+// --- fast_dllm_v2 ---
+
+TEST(FastDllmV2, ABlockStartsWithItsFirstTokenAlone) {
+  Driver driver = one_block("fast_dllm_v2", {{"threshold", 0.0}});
+  driver.step(table(kT1));
+  EXPECT_EQ(driver.plan.rows, (Tokens{4}));
+  EXPECT_EQ(block_of(driver), (Tokens{0, M, M, M}));
+  driver.step(table(kT1));
+  EXPECT_EQ(driver.plan.rows, (Tokens{5, 6, 7}));
+  EXPECT_TRUE(driver.done());
+}
+
+TEST(FastDllmV2, ABlockThatThePromptBeginsNeedsNoFirstToken) {
+  Driver driver({.prompt = {9}, .max_tokens = 3, .mask_id = 3, .block_length = 4}, "fast_dllm_v2", {});
+  driver.step(table(kT1));
+  EXPECT_EQ(driver.plan.rows, (Tokens{1, 2, 3}));
+  EXPECT_EQ(visible(driver.canvas), (Tokens{9, M, M, 2})) << ".90 is not above .9";
+}
+
+TEST(FastDllmV2, SubBlocksAreFinishedFromLeftToRight) {
+  Driver driver = one_block("fast_dllm_v2", {{"threshold", .95}, {"sub_block_length", int64_t{2}}});
+  EXPECT_EQ(canvases(driver, table(kT1)), (Canvases{{9, 9, 9, 9, M, M, M, M},
+                                                    {9, 9, 9, 9, 0, M, M, M},
+                                                    {9, 9, 9, 9, 0, 1, M, M},
+                                                    {9, 9, 9, 9, 0, 1, M, 2},
+                                                    {9, 9, 9, 9, 0, 1, 0, 2}}));
+}
+
 }  // namespace
 }  // namespace pydllm::decode

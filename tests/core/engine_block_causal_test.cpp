@@ -132,6 +132,15 @@ TEST(BlockCausalEngine, CachedEqualsUncachedForEveryPromptLengthModuloTheBlock) 
   }
 }
 
+TEST(BlockCausalEngine, CachedEqualsUncachedWithShiftedLogits) {
+  fake::Behaviour behaviour = fake_blocks(4);
+  behaviour.logit_shift = true;
+  expect_cached_equals_uncached([&] { return std::make_unique<fake::FakeModel>(behaviour); }, 4);
+  const TinyLlada checkpoint;
+  expect_cached_equals_uncached(
+      [&] { return std::make_unique<BlockCausalLlada>(checkpoint.load(DType::kF32), 4, true); }, 4);
+}
+
 TEST(BlockCausalEngine, CachedEqualsUncachedBitForBitWithARealTransformer) {
   const TinyLlada checkpoint;
   expect_cached_equals_uncached([&] { return std::make_unique<BlockCausalLlada>(checkpoint.load(DType::kF32), 4); }, 4);

@@ -47,10 +47,15 @@ TEST(WindowCache, ABlocksFirstForwardFeedsTheCanvasAndTheOthersAWindow) {
 }
 
 // The fake model's K/V tell of their own token only, so that nothing is ever stale.
-TEST(WindowCache, NothingChangesWhereKeysDependOnTheirOwnTokenOnly) {
+class WindowCacheOfModels : public ::testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(LogitShift, WindowCacheOfModels, ::testing::Bool());
+
+TEST_P(WindowCacheOfModels, NothingChangesWhereKeysDependOnTheirOwnTokenOnly) {
+  fake::Behaviour behaviour;
+  behaviour.logit_shift = GetParam();
   for (const char* algorithm : {"confidence_threshold", "entropy_threshold", "llada_schedule"}) {
     for (const char* cache : {"prefix", "dual"}) {
-      Client client;
+      Client client(behaviour);
       Request request = ask({1, 2, 3}, 21, algorithm, {{"block_length", int64_t{5}}});
       const std::vector<int32_t> expected = client.run(request).tokens();
       request.params.emplace_back("cache", std::string(cache));

@@ -2,6 +2,7 @@
 // table.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <numeric>
 #include <span>
@@ -27,7 +28,8 @@ class HandRun {
                1, Device{}),
         mask_token_id_(mask_token_id) {}
 
-  // Feeds positions [begin, end) of the tokens, which see the first `visible` keys; statistics of the rows.
+  // Feeds positions [begin, end) of the tokens, which see the first `visible` keys; statistics of the rows. With
+  // shifted logits row i is scored by position i - 1, so only row 0 may be the first one fed.
   std::vector<RowStats> step(std::span<const int32_t> tokens, int32_t begin, int32_t end, int32_t visible,
                              const std::vector<int32_t>& rows, const Request& request, int32_t denoise_step) {
     StepInput input;
@@ -39,7 +41,7 @@ class HandRun {
     input.sequences = {{0, end - begin, visible, pages_, begin, model_.info().block_length}};
     std::vector<RowSampling> sampling;
     for (const int32_t row : rows) {
-      hidden_rows.push_back(row - begin);
+      hidden_rows.push_back(model_.info().logit_shift ? std::max(row - 1, 0) - begin : row - begin);
       sampling.push_back({request.temperature, request.top_p, request.top_k, request.seed,
                           static_cast<uint32_t>(denoise_step), static_cast<uint32_t>(row)});
     }
