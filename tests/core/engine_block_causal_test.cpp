@@ -251,6 +251,24 @@ TEST(BlockCausalEngine, ATraceHoldsTheLogitsOfTheFirstWindow) {
   EXPECT_EQ(logits[0].size(1), 61);
 }
 
+TEST(BlockCausalEngine, ABlockFinishedBeforeTheOneBeforeItIsReportedInItsPlace) {
+  fake::Behaviour behaviour = fake_blocks(4);
+  for (int32_t position = 8; position < 12; ++position) behaviour.wanted[position] = 7;
+  Client client(behaviour);
+  Request request =
+      ask({1, 2, 3, 4}, 12, "multi_block", {{"confidence_threshold", 0.9999}, {"add_block_threshold", 0.0}});
+  request.snapshots = true;
+  const Stream stream = client.run(request);
+  const std::vector<BlockDone> blocks = stream.blocks();
+  ASSERT_EQ(blocks.size(), 3u);
+  EXPECT_EQ(blocks[0].denoise_steps, 4);
+  EXPECT_EQ(blocks[1].denoise_steps, 3) << "taken on with the second step, finished by it, final with the first block";
+  EXPECT_EQ((std::pair{blocks[1].begin, blocks[1].end}), (std::pair{4, 8}));
+  const auto second = std::ranges::find_if(stream.events, [](const Event& e) { return e.snapshot_step == 1; });
+  ASSERT_NE(second, stream.events.end());
+  EXPECT_EQ(second->snapshot_tokens.size(), 8u) << "both blocks are shown";
+}
+
 template <class Run>
 std::string unsupported(Run run) {
   try {
