@@ -17,24 +17,28 @@
 
 namespace pydllm::decode {
 
-// What the next forward of a request denoises: the window [query_begin, query_end). Full attention: the whole canvas.
-// Block-causal attention: whole blocks; everything before the window is final, and the engine feeds along whatever of
-// it the pages do not hold yet, so an algorithm never asks for a prompt to be encoded or a finished block to be
-// committed.
+// What the next forward of a request denoises: the window [query_begin, query_end). Full attention: the whole canvas,
+// or, with stale_context, a part of it. Block-causal attention: whole blocks; everything before the window is final,
+// and the engine feeds along whatever of it the pages do not hold yet, so an algorithm never asks for a prompt to be
+// encoded or a finished block to be committed.
 struct ForwardPlan {
   int32_t query_begin = 0;
   int32_t query_end = 0;
   std::vector<int32_t> rows;  // positions of the window whose statistics are wanted, ascending; may be empty
-  bool guided = false;        // also run the canvas with every prompt position masked ...
-  float guidance_scale = 0;   // ... and combine: uncond + (scale + 1) * (cond - uncond)
+  // Full attention: outside the window the K/V of this request's earlier forwards are seen as they are, although tokens
+  // have changed since: an approximation. The first forward covers the canvas.
+  bool stale_context = false;
+  bool guided = false;       // also run the canvas with every prompt position masked ...
+  float guidance_scale = 0;  // ... and combine: uncond + (scale + 1) * (cond - uncond)
 };
 
 // Where the request stands, for streaming and statistics.
 struct Progress {
-  int32_t block_index = 0;  // block being denoised
+  int32_t block_index = 0;  // the first block that is being denoised
   int32_t block_begin = 0;  // absolute positions
   int32_t block_end = 0;
-  int32_t block_step = 0;  // denoising steps already done in this block
+  int32_t block_step = 0;  // denoising steps already done since it is the first
+  int32_t active_end = 0;  // end of the last block being denoised, all of the same length; 0: there is one
 };
 
 // Per-request state. Lives on the engine thread; holds no device memory.

@@ -11,5 +11,7 @@ extern const Algorithm kEntropyThreshold;
 extern const Algorithm kLowConfidenceDecoding;
 extern const Algorithm kJointThreshold;
 extern const Algorithm kSdar;
+extern const Algorithm kMultiBlock;
+extern const Algorithm kFastDllmV2;
 
 }  // namespace pydllm::decode

@@ -1,5 +1,7 @@
 #include "decode/block_causal_decoding.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 
 namespace pydllm::decode {
@@ -10,17 +12,19 @@ BlockCausalDecoding::BlockCausalDecoding(const DecodeRequest& request) : block_l
 }
 
 void BlockCausalDecoding::plan(const Canvas& canvas, ForwardPlan& plan) {
+  window_end_ = next_window_end(canvas);
   plan.query_begin = block_begin();
-  plan.query_end = block_end();
+  plan.query_end = window_end_;
   rows_.clear();
   add_rows(canvas, rows_);
   plan.rows = rows_;
+  plan.stale_context = false;
   plan.guided = false;
   plan.guidance_scale = 0;
 }
 
 void BlockCausalDecoding::add_rows(const Canvas& canvas, std::vector<int32_t>& rows) const {
-  canvas.masked_positions(block_begin(), block_end(), rows);
+  canvas.masked_positions(block_begin(), window_end_, rows);
 }
 
 void BlockCausalDecoding::commit(std::span<const RowStats> stats, Canvas& canvas) {
@@ -30,24 +34,15 @@ void BlockCausalDecoding::commit(std::span<const RowStats> stats, Canvas& canvas
   }
   write(rows_, stats, canvas);
   ++step_;
-  if (canvas.final_end() < block_end() || block_end() >= canvas.answer_end()) return;
-  begin_ = block_end();
-  step_ = 0;
+  while (canvas.final_end() >= block_end() && block_end() < canvas.answer_end()) {
+    begin_ = block_end();
+    step_ = 0;
+  }
 }
 
 Progress BlockCausalDecoding::progress() const {
-  return {(begin_ - first_begin_) / block_length_, block_begin(), block_end(), step_};
-}
-
-void BlockCausalChoice::write(std::span<const int32_t> rows, std::span<const RowStats> stats, Canvas& canvas) {
-  confidences_.clear();
-  for (const RowStats& row : stats) confidences_.push_back(row.confidence);
-  chosen_.resize(rows.size());
-  const int32_t count = choose(confidences_, chosen_.data());
-  for (int32_t i = 0; i < count; ++i) {
-    const auto row = static_cast<size_t>(chosen_[static_cast<size_t>(i)]);
-    canvas.commit(rows[row], stats[row].token, stats[row].confidence);
-  }
+  return {(begin_ - first_begin_) / block_length_, block_begin(), block_end(), step_,
+          std::max(block_end(), window_end_)};
 }
 
 }  // namespace pydllm::decode

@@ -4,7 +4,6 @@
 #include "decode/algorithms.h"
 #include "decode/block_causal_decoding.h"
 #include "decode/param_values.h"
-#include "select/select.h"
 
 namespace pydllm::decode {
 namespace {
@@ -26,8 +25,8 @@ constexpr ParamSpec kParams[] = {
      .minimum = 0,
      .maximum = 1,
      .help = "replace a written token by another one of more than this probability"},
-    {.name = "edit_enabled",
-     .alias = "",
+    {.name = "allow_edits",
+     .alias = "edit_enabled",
      .type = ParamType::kBool,
      .default_value = "true",
      .help = "false: written tokens stay, as in low_confidence"},
@@ -46,7 +45,7 @@ class JointThreshold final : public BlockCausalDecoding {
       : BlockCausalDecoding(request),
         fill_threshold_(static_cast<float>(values.number("confidence_threshold"))),
         edit_threshold_(static_cast<float>(values.number("edit_threshold"))),
-        edits_(values.flag("edit_enabled")),
+        edits_(values.boolean("allow_edits")),
         max_post_edit_steps_(values.integer("max_post_edit_steps")) {}
 
  private:
@@ -78,21 +77,15 @@ class JointThreshold final : public BlockCausalDecoding {
     return edited;
   }
 
-  void fill(std::span<const int32_t> rows, std::span<const RowStats> stats, Canvas& canvas) {
-    masked_.clear();
-    confidences_.clear();
+  void fill(std::span<const int32_t> rows, std::span<const RowStats> stats, Canvas& canvas) const {
+    std::vector<int32_t> masked;
+    std::vector<RowStats> masked_stats;
     for (size_t i = 0; i < rows.size(); ++i) {
       if (!canvas.masked(rows[i])) continue;
-      masked_.push_back(i);
-      confidences_.push_back(stats[i].confidence);
+      masked.push_back(rows[i]);
+      masked_stats.push_back(stats[i]);
     }
-    chosen_.resize(masked_.size());
-    const int32_t count = select::confident_or_top(confidences_.data(), static_cast<int32_t>(confidences_.size()),
-                                                   fill_threshold_, 1, chosen_.data());
-    for (int32_t i = 0; i < count; ++i) {
-      const size_t row = masked_[static_cast<size_t>(chosen_[static_cast<size_t>(i)])];
-      canvas.commit(rows[row], stats[row].token, stats[row].confidence);
-    }
+    commit_confident(masked, masked_stats, fill_threshold_, 1, canvas);
   }
 
   float fill_threshold_;  // single precision like the confidences
@@ -100,9 +93,6 @@ class JointThreshold final : public BlockCausalDecoding {
   bool edits_;
   int64_t max_post_edit_steps_;
   int64_t post_edit_steps_ = 0;  // of this block
-  std::vector<size_t> masked_;   // rows
-  std::vector<float> confidences_;
-  std::vector<int32_t> chosen_;
 };
 
 std::unique_ptr<Decoding> begin(const DecodeRequest& request) {

@@ -10,8 +10,9 @@ namespace pydllm::engine {
 // feed. The request's first plan also fixes its lanes.
 void plan_forward(LiveRequest& live, int32_t max_batched_tokens);
 
-// The feed of the plan: the window and, before it, the final positions whose K/V the pages lack. When all of that is
-// more than max_batched_tokens, whole blocks of the latter go first, in forwards of their own.
+// The feed of the plan: the window and, before it, the final positions whose K/V the pages lack (with shifted logits
+// also the position before the window, whose row is that of the window's first one). When all of that is more than
+// max_batched_tokens, whole blocks of the latter go first, in forwards of their own.
 void set_feed(LiveRequest& live, int32_t max_batched_tokens);
 
 // After the forward and the writes that it led to: the K/V it wrote are committed as far as the ids it read are final.

@@ -55,6 +55,8 @@ struct LiveRequest {
   int32_t reported_blocks_end = 0;     // generated offset
 
   int32_t window_length() const { return plan.query_end - plan.query_begin; }
+  // Keys that the next forward may see: with full attention every position has K/V from the first forward on.
+  int32_t visible_end() const { return block_length == 0 ? canvas.length() : feed.end; }
   int32_t feed_tokens() const { return lanes * feed.length(); }
   // Whether the next forward computes logits for the whole window instead of the plan's rows only.
   bool scores_everything() const { return request.trace && denoise_steps == 0 && feed.denoises; }

@@ -40,7 +40,7 @@ class StepBuilder {
     const std::vector<PageId>& pages = live.pages[static_cast<size_t>(lane)];
     plan_.input.sequences.push_back({.query_begin = static_cast<int32_t>(tokens_.size()),
                                      .query_length = live.feed.length(),
-                                     .kv_length = live.feed.end,
+                                     .kv_length = live.visible_end(),
                                      .pages = pages,
                                      .query_position = live.feed.begin,
                                      .block_length = live.block_length});

@@ -20,8 +20,9 @@ namespace {
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-const std::set<std::string_view> kTypedFields = {"block_length", "max_steps_per_block", "confidence_threshold",
-                                                 "entropy_threshold"};
+const std::set<std::string_view> kTypedFields = {
+    "block_length", "max_steps_per_block", "confidence_threshold", "entropy_threshold",
+    "cache",        "allow_edits",         "edit_threshold"};
 
 std::string field_of(std::string_view name) {
   return format(kTypedFields.contains(name) ? "diffusion." : "diffusion.extra.", name);
@@ -151,7 +152,8 @@ std::string behaviour(const Algorithm& algorithm, const ParamMap& params) {
   std::ostringstream out;
   while (!driver.done() && driver.forwards < 1000) {
     driver.step(stats);
-    out << driver.plan.rows.size() << ' ' << driver.plan.guided << ' ' << driver.plan.guidance_scale << ':';
+    out << driver.plan.query_begin << ' ' << driver.plan.query_end << ' ' << driver.plan.rows.size() << ' '
+        << driver.plan.guided << ' ' << driver.plan.guidance_scale << ':';
     for (const int32_t token : visible(driver.canvas)) out << token << ' ';
   }
   return out.str();
@@ -251,7 +253,7 @@ TEST(CheckParams, TypedFieldOfAnotherAlgorithmIsUnsupported) {
   EXPECT_EQ(error.field(), "diffusion.max_steps_per_block");
   EXPECT_STREQ(error.what(),
                "max_steps_per_block: algorithm llada_schedule has no such parameter (it has steps, block_length, "
-               "remasking, cfg_scale)");
+               "remasking, cache, cfg_scale)");
   EXPECT_EQ(refusal<Unsupported>("confidence_threshold", {{"entropy_threshold", .5}}).field(),
             "diffusion.entropy_threshold");
   EXPECT_EQ(refusal<Unsupported>("entropy_threshold", {{"confidence_threshold", .5}}).field(),
@@ -265,7 +267,7 @@ TEST(CheckParams, UnknownNamesListTheKnownOnes) {
     EXPECT_EQ(error.what(),
               format("'", name,
                      "': expected a parameter of confidence_threshold (confidence_threshold, block_length, "
-                     "max_steps_per_block, remasking)"));
+                     "max_steps_per_block, remasking, cache)"));
   }
 }
 

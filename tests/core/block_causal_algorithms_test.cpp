@@ -170,7 +170,7 @@ TEST(JointThreshold, ThePromptIsNeverEdited) {
 }
 
 TEST(JointThreshold, WithoutEditsABlockIsFinalWhenItIsFilled) {
-  Driver driver = one_block("joint_threshold", {{"edit_enabled", false}, {"threshold", .3}});
+  Driver driver = one_block("joint_threshold", {{"allow_edits", false}, {"threshold", .3}});
   driver.step(table(kT1));
   EXPECT_TRUE(driver.done());
   EXPECT_EQ(block_of(driver), (Tokens{0, 1, 0, 2}));
@@ -188,6 +188,98 @@ TEST(JointThreshold, TheBudgetIsPerBlock) {
                 {{"threshold", .5}, {"edit_threshold", 0.0}, {"max_post_edit_steps", int64_t{2}}});
   canvases(driver, [](int32_t, int32_t forward) { return row_stats({forward % 2, .9f}); });
   EXPECT_EQ(driver.forwards, 8);
+}
+
+// --- multi_block ---
+
+// Blocks of two behind a prompt of two; every token's confidence by position.
+Driver two_by_two(int32_t max_tokens, const ParamMap& params) {
+  return Driver({.prompt = {9, 9}, .max_tokens = max_tokens, .mask_id = 3, .block_length = 2}, "multi_block", params);
+}
+
+StatsOf confidences(std::vector<float> by_position) {
+  return
+      [by_position](int32_t position, int32_t) { return row_stats({1, by_position[static_cast<size_t>(position)]}); };
+}
+
+TEST(MultiBlock, TakesOnTheNextBlockWhenTheLastOneIsFilledFarEnough) {
+  Driver driver = two_by_two(6, {{"add_block_threshold", .5}});
+  const StatsOf unsure = confidences({0, 0, .5f, .4f, .3f, .2f, .1f, .05f});
+  driver.step(unsure);
+  EXPECT_EQ(driver.plan.query_end, 4) << "nothing of the first block is filled";
+  EXPECT_EQ(visible(driver.canvas), (Tokens{9, 9, 1, M, M, M, M, M})) << "the first block always commits one";
+  driver.step(unsure);
+  EXPECT_EQ(driver.plan.query_begin, 2);
+  EXPECT_EQ(driver.plan.query_end, 6) << "half of the first block is filled";
+  EXPECT_EQ(visible(driver.canvas), (Tokens{9, 9, 1, 1, M, M, M, M}))
+      << "block 1 is not forced: block 0 was half filled";
+}
+
+TEST(MultiBlock, ALaterBlockIsForcedBehindASemiCompleteOne) {
+  Driver driver = two_by_two(4, {{"semi_complete_threshold", .5}});
+  const StatsOf unsure = confidences({0, 0, .5f, .4f, .3f, .2f});
+  driver.step(unsure);
+  driver.step(unsure);
+  EXPECT_EQ(visible(driver.canvas), (Tokens{9, 9, 1, 1, 1, M}));
+}
+
+TEST(MultiBlock, ALaterBlockMayBeFinishedFirst) {
+  Driver driver = two_by_two(6, {});
+  const StatsOf stats = confidences({0, 0, .5f, .4f, 1, 1, .3f, .2f});
+  driver.step(stats);
+  driver.step(stats);
+  EXPECT_EQ(visible(driver.canvas), (Tokens{9, 9, 1, 1, 1, 1, M, M}));
+  EXPECT_EQ(driver.decoding->progress().block_index, 2);
+  driver.step(stats);
+  EXPECT_EQ(driver.plan.query_begin, 6);
+}
+
+TEST(MultiBlock, TheBufferHoldsFinishedBlocksUntilTheyAreCommitted) {
+  const StatsOf sure = confidences(std::vector<float>(14, 1));
+  Driver driver = two_by_two(12, {{"buffer_size", int64_t{2}}, {"add_block_threshold", 0.0}});
+  driver.step(sure);
+  EXPECT_EQ(driver.plan.query_end, 4);
+  driver.step(sure);
+  EXPECT_EQ((std::pair{driver.plan.query_begin, driver.plan.query_end}), (std::pair{4, 6}));
+  Driver slow = two_by_two(12, {{"buffer_size", int64_t{3}}, {"add_block_threshold", 0.0}, {"accept_threshold", 1.0}});
+  for (int32_t forward = 0; forward < 4; ++forward) {
+    slow.step(sure);
+    EXPECT_LE(slow.plan.query_end - slow.plan.query_begin, 6);
+  }
+}
+
+TEST(MultiBlock, APlanMadeTwiceIsTheSame) {
+  Driver driver = two_by_two(8, {{"add_block_threshold", 0.0}});
+  for (int32_t i = 0; i < 3; ++i) driver.decoding->plan(driver.canvas, driver.plan);
+  EXPECT_EQ(driver.plan.query_end, 4);
+}
+
+// --- fast_dllm_v2 ---
+
+TEST(FastDllmV2, ABlockStartsWithItsFirstTokenAlone) {
+  Driver driver = one_block("fast_dllm_v2", {{"threshold", 0.0}});
+  driver.step(table(kT1));
+  EXPECT_EQ(driver.plan.rows, (Tokens{4}));
+  EXPECT_EQ(block_of(driver), (Tokens{0, M, M, M}));
+  driver.step(table(kT1));
+  EXPECT_EQ(driver.plan.rows, (Tokens{5, 6, 7}));
+  EXPECT_TRUE(driver.done());
+}
+
+TEST(FastDllmV2, ABlockThatThePromptBeginsNeedsNoFirstToken) {
+  Driver driver({.prompt = {9}, .max_tokens = 3, .mask_id = 3, .block_length = 4}, "fast_dllm_v2", {});
+  driver.step(table(kT1));
+  EXPECT_EQ(driver.plan.rows, (Tokens{1, 2, 3}));
+  EXPECT_EQ(visible(driver.canvas), (Tokens{9, M, M, 2})) << ".90 is not above .9";
+}
+
+TEST(FastDllmV2, SubBlocksAreFinishedFromLeftToRight) {
+  Driver driver = one_block("fast_dllm_v2", {{"threshold", .95}, {"sub_block_length", int64_t{2}}});
+  EXPECT_EQ(canvases(driver, table(kT1)), (Canvases{{9, 9, 9, 9, M, M, M, M},
+                                                    {9, 9, 9, 9, 0, M, M, M},
+                                                    {9, 9, 9, 9, 0, 1, M, M},
+                                                    {9, 9, 9, 9, 0, 1, M, 2},
+                                                    {9, 9, 9, 9, 0, 1, 0, 2}}));
 }
 
 }  // namespace

@@ -4,11 +4,10 @@
 
 #include <algorithm>
 #include <iterator>
-#include <numeric>
 
 #include "base/errors.h"
 #include "engine_harness.h"
-#include "ops/row_stats.h"
+#include "hand_run.h"
 #include "tiny_llada.h"
 
 namespace pydllm::engine {
@@ -21,46 +20,7 @@ struct Answer {
   bool operator==(const Answer&) const = default;
 };
 
-// One forward over positions [0, end) of the canvas, into pages that hold nothing yet.
-Tensor whole_forward(const Context& context, Model& model, const decode::Canvas& canvas, int32_t end,
-                     const std::vector<int32_t>& rows) {
-  const ModelInfo& info = model.info();
-  KvCache cache({.layers = info.kv_layers,
-                 .kv_heads = info.kv_heads,
-                 .head_dim = info.head_dim,
-                 .page_size = end,
-                 .dtype = info.kv_dtype},
-                1, Device{});
-  const std::vector<PageId> pages = {0};
-  std::vector<int32_t> positions(static_cast<size_t>(end));
-  std::iota(positions.begin(), positions.end(), 0);
-  StepInput input;
-  input.tokens = Tensor::from<int32_t>(canvas.tokens().first(static_cast<size_t>(end)));
-  input.positions = Tensor::from<int32_t>(positions);
-  input.slots = Tensor::from<int64_t>(std::vector<int64_t>(positions.begin(), positions.end()));
-  input.sequences = {{0, end, end, pages, 0, info.block_length}};
-  input.hidden_rows = Tensor::from<int32_t>(rows);
-  const Tensor hidden = model.forward(context, input, cache);
-  Tensor logits = Tensor::empty({static_cast<int64_t>(rows.size()), info.vocab_size}, DType::kF32);
-  model.logits(context, hidden, logits);
-  return logits;
-}
-
-std::vector<RowStats> stats_of(const Context& context, const Request& request, int32_t step, const Tensor& logits,
-                               const std::vector<int32_t>& rows) {
-  std::vector<RowSampling> sampling;
-  for (const int32_t row : rows) {
-    sampling.push_back({request.temperature, request.top_p, request.top_k, request.seed, static_cast<uint32_t>(step),
-                        static_cast<uint32_t>(row)});
-  }
-  std::vector<RowStats> stats(rows.size());
-  ops::row_stats(context, logits, sampling, {&kMask, 1}, stats);
-  return stats;
-}
-
 Answer uncached(Model& model, const Request& request) {
-  ThreadPool pool(1);
-  const Context context{.device = {}, .pool = &pool};
   const decode::Algorithm& algorithm = decode::find_algorithm(request.algorithm);
   const decode::ParamMap params = decode::check_params(algorithm, request.params);
   decode::Canvas canvas(request.prompt, request.max_tokens, kMask, model.info().block_length, algorithm.finality);
@@ -73,8 +33,10 @@ Answer uncached(Model& model, const Request& request) {
   while (!decoding->done(canvas)) {
     decode::ForwardPlan plan;
     decoding->plan(canvas, plan);
-    const Tensor logits = whole_forward(context, model, canvas, plan.query_end, plan.rows);
-    decoding->commit(stats_of(context, request, answer.denoise_steps++, logits, plan.rows), canvas);
+    HandRun fresh(model, plan.query_end, kMask);
+    decoding->commit(
+        fresh.step(canvas.tokens(), 0, plan.query_end, plan.query_end, plan.rows, request, answer.denoise_steps++),
+        canvas);
   }
   const auto begin = static_cast<size_t>(canvas.prompt_length()), count = static_cast<size_t>(request.max_tokens);
   answer.tokens.assign(canvas.tokens().begin() + begin, canvas.tokens().begin() + begin + count);
@@ -168,6 +130,15 @@ TEST(BlockCausalEngine, CachedEqualsUncachedForEveryPromptLengthModuloTheBlock) 
   for (const int32_t block : {1, 4, 7}) {
     expect_cached_equals_uncached([=] { return std::make_unique<fake::FakeModel>(fake_blocks(block)); }, block);
   }
+}
+
+TEST(BlockCausalEngine, CachedEqualsUncachedWithShiftedLogits) {
+  fake::Behaviour behaviour = fake_blocks(4);
+  behaviour.logit_shift = true;
+  expect_cached_equals_uncached([&] { return std::make_unique<fake::FakeModel>(behaviour); }, 4);
+  const TinyLlada checkpoint;
+  expect_cached_equals_uncached(
+      [&] { return std::make_unique<BlockCausalLlada>(checkpoint.load(DType::kF32), 4, true); }, 4);
 }
 
 TEST(BlockCausalEngine, CachedEqualsUncachedBitForBitWithARealTransformer) {
@@ -278,6 +249,24 @@ TEST(BlockCausalEngine, ATraceHoldsTheLogitsOfTheFirstWindow) {
   ASSERT_EQ(logits.size(), 1u);
   EXPECT_EQ(logits[0].size(0), 4);
   EXPECT_EQ(logits[0].size(1), 61);
+}
+
+TEST(BlockCausalEngine, ABlockFinishedBeforeTheOneBeforeItIsReportedInItsPlace) {
+  fake::Behaviour behaviour = fake_blocks(4);
+  for (int32_t position = 8; position < 12; ++position) behaviour.wanted[position] = 7;
+  Client client(behaviour);
+  Request request =
+      ask({1, 2, 3, 4}, 12, "multi_block", {{"confidence_threshold", 0.9999}, {"add_block_threshold", 0.0}});
+  request.snapshots = true;
+  const Stream stream = client.run(request);
+  const std::vector<BlockDone> blocks = stream.blocks();
+  ASSERT_EQ(blocks.size(), 3u);
+  EXPECT_EQ(blocks[0].denoise_steps, 4);
+  EXPECT_EQ(blocks[1].denoise_steps, 3) << "taken on with the second step, finished by it, final with the first block";
+  EXPECT_EQ((std::pair{blocks[1].begin, blocks[1].end}), (std::pair{4, 8}));
+  const auto second = std::ranges::find_if(stream.events, [](const Event& e) { return e.snapshot_step == 1; });
+  ASSERT_NE(second, stream.events.end());
+  EXPECT_EQ(second->snapshot_tokens.size(), 8u) << "both blocks are shown";
 }
 
 template <class Run>

@@ -81,11 +81,12 @@ class TinyLlada {
 // The same network attending block-causally, as a model outside the registry.
 class BlockCausalLlada final : public Model {
  public:
-  BlockCausalLlada(std::unique_ptr<Model> network, int32_t block_length)
+  BlockCausalLlada(std::unique_ptr<Model> network, int32_t block_length, bool logit_shift = false)
       : network_(std::move(network)), info_(network_->info()) {
     info_.architecture = "BlockCausalLlada";
     info_.attention = AttentionKind::kBlockCausal;
     info_.block_length = block_length;
+    info_.logit_shift = logit_shift;
   }
   const ModelInfo& info() const override { return info_; }
   Tensor forward(const Context& context, const StepInput& input, KvCache& cache) override {
