@@ -8,5 +8,10 @@ namespace pydllm::decode {
 extern const Algorithm kLladaSchedule;
 extern const Algorithm kConfidenceThreshold;
 extern const Algorithm kEntropyThreshold;
+extern const Algorithm kLowConfidenceDecoding;
+extern const Algorithm kJointThreshold;
+extern const Algorithm kSdar;
+extern const Algorithm kMultiBlock;
+extern const Algorithm kFastDllmV2;
 
 }  // namespace pydllm::decode

@@ -14,6 +14,13 @@ Remasking parse_remasking(std::string_view name) {
   throw InternalError(format("remasking: unknown choice ", name));
 }
 
+WindowCache parse_cache(std::string_view name) {
+  if (name == "none") return WindowCache::kNone;
+  if (name == "prefix") return WindowCache::kPrefix;
+  if (name == "dual") return WindowCache::kDual;
+  throw InternalError(format("cache: unknown choice ", name));
+}
+
 }  // namespace
 
 BlockWalk::BlockWalk(const DecodeRequest& request, int64_t block_length)
@@ -36,19 +43,25 @@ BlockDecoding::BlockDecoding(const DecodeRequest& request, const ParamValues& va
     : walk_(request, values.integer("block_length")),
       max_tokens_(request.max_tokens),
       seed_(request.seed),
-      remasking_(parse_remasking(values.choice("remasking"))) {}
+      remasking_(parse_remasking(values.choice("remasking"))),
+      cache_(parse_cache(values.choice("cache"))) {}
 
 void BlockDecoding::plan(const Canvas& canvas, ForwardPlan& plan) {
   skip_finished_blocks(canvas);
   rows_.clear();
   // Nothing before final_end() is masked, so the scan starts there.
   canvas.masked_positions(std::min(canvas.final_end(), walk_.end()), walk_.end(), rows_);
-  plan.query_begin = 0;
-  plan.query_end = canvas.length();
+  set_window(canvas, plan);
   plan.rows = rows_;
   plan.guided = false;
   plan.guidance_scale = 0;
   extend(plan);
+}
+
+void BlockDecoding::set_window(const Canvas& canvas, ForwardPlan& plan) const {
+  plan.stale_context = cache_ != WindowCache::kNone && walk_.step() > 0;
+  plan.query_begin = plan.stale_context ? walk_.begin() : 0;
+  plan.query_end = plan.stale_context && cache_ == WindowCache::kDual ? walk_.end() : canvas.length();
 }
 
 void BlockDecoding::commit(std::span<const RowStats> stats, Canvas& canvas) {

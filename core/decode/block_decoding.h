@@ -14,6 +14,14 @@ namespace pydllm::decode {
 // What eligible positions are ranked by: the model's certainty, or a uniform draw.
 enum class Remasking : uint8_t { kLowConfidence, kRandom };
 
+// Which positions a step feeds after its block's first one, which feeds the whole canvas (Fast-dLLM). The others keep
+// the K/V of that forward: an approximation.
+enum class WindowCache : uint8_t {
+  kNone,    // all positions: exact
+  kPrefix,  // the block and everything behind it
+  kDual,    // the block
+};
+
 // Parameters with one meaning in every block-wise algorithm.
 inline constexpr ParamSpec kBlockLengthParam = {
     .name = "block_length",
@@ -41,6 +49,15 @@ inline constexpr ParamSpec kRemaskingParam = {
     .default_value = "low_confidence",
     .choices = kRemaskingChoices,
     .help = "rank positions by what the model says, or by a uniform draw in its place"};
+
+inline constexpr std::string_view kCacheChoices[] = {"none", "prefix", "dual"};
+inline constexpr ParamSpec kCacheParam = {
+    .name = "cache",
+    .alias = "",
+    .type = ParamType::kChoice,
+    .default_value = "none",
+    .choices = kCacheChoices,
+    .help = "after a block's first step feed everything, the block and what follows it, or the block alone"};
 
 // Blocks of `block_length` generated tokens, starting at the prompt's end; the last one is the remainder.
 class BlockWalk {
@@ -79,7 +96,7 @@ class BlockDecoding : public Decoding {
   Progress progress() const final { return walk_.progress(); }
 
  protected:
-  // `values` needs block_length and remasking in its table.
+  // `values` needs block_length, cache and remasking in its table.
   BlockDecoding(const DecodeRequest& request, const ParamValues& values);
 
   const BlockWalk& walk() const noexcept { return walk_; }
@@ -94,6 +111,7 @@ class BlockDecoding : public Decoding {
   // Adds what this algorithm wants of the forward beyond the eligible rows.
   virtual void extend(ForwardPlan& /*plan*/) const {}
 
+  void set_window(const Canvas& canvas, ForwardPlan& plan) const;
   bool block_finished(const Canvas& canvas) const;
   void skip_finished_blocks(const Canvas& canvas);
   void rank(std::span<const RowStats> stats);
@@ -102,6 +120,7 @@ class BlockDecoding : public Decoding {
   int32_t max_tokens_;
   uint64_t seed_;
   Remasking remasking_;
+  WindowCache cache_;
   uint32_t forward_ = 0;
   std::vector<int32_t> rows_;  // of the last plan
   std::vector<float> ranks_;

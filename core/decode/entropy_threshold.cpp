@@ -27,6 +27,7 @@ constexpr ParamSpec kParams[] = {
     kBlockLengthParam,
     kMaxStepsPerBlockParam,
     kRemaskingParam,
+    kCacheParam,
 };
 
 select::Comparison parse_comparison(std::string_view name) {

@@ -17,6 +17,7 @@ constexpr ParamSpec kParams[] = {
      .help = "forward passes over all blocks; at least one per block"},
     kBlockLengthParam,
     kRemaskingParam,
+    kCacheParam,
     {.name = "cfg_scale",
      .alias = "",
      .type = ParamType::kFloat,

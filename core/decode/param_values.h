@@ -26,6 +26,7 @@ class ParamValues {
   int64_t integer(std::string_view name) const;
   int64_t integer_or(std::string_view name, int64_t fallback) const;  // for defaults that depend on the request
   double number(std::string_view name) const;
+  bool boolean(std::string_view name) const;
   std::string_view choice(std::string_view name) const;
 
  private:

@@ -8,9 +8,8 @@ namespace pydllm::decode {
 namespace {
 
 constexpr const Algorithm* kAlgorithms[] = {
-    &kLladaSchedule,
-    &kConfidenceThreshold,
-    &kEntropyThreshold,
+    &kLladaSchedule, &kConfidenceThreshold, &kEntropyThreshold, &kLowConfidenceDecoding, &kJointThreshold,
+    &kSdar,          &kMultiBlock,          &kFastDllmV2,
 };
 
 bool answers_to(const Algorithm& algorithm, std::string_view name) {

@@ -14,6 +14,7 @@ struct DriverRequest {
   int32_t max_tokens = 4;
   int32_t mask_id = 3;
   uint64_t seed = 0;
+  int32_t block_length = 5;  // of the model, for an algorithm of block-causal ones
 };
 
 using StatsOf = std::function<RowStats(int32_t position, int32_t forward)>;
@@ -32,9 +33,11 @@ struct Driver {
   Driver(const DriverRequest& request, std::string_view algorithm_name, const ParamMap& given)
       : algorithm(find_algorithm(algorithm_name)),
         params(check_params(algorithm, given)),
-        canvas(request.prompt, request.max_tokens, request.mask_id),
+        model_block(algorithm.attention == AttentionKind::kBlockCausal ? request.block_length : 0),
+        canvas(request.prompt, request.max_tokens, request.mask_id, model_block, algorithm.finality),
         decoding(algorithm.begin({.prompt_length = static_cast<int32_t>(request.prompt.size()),
                                   .max_tokens = request.max_tokens,
+                                  .block_length = model_block,
                                   .seed = request.seed,
                                   .params = &params})) {}
 
@@ -50,6 +53,7 @@ struct Driver {
 
   const Algorithm& algorithm;
   ParamMap params;
+  int32_t model_block;
   Canvas canvas;
   std::unique_ptr<Decoding> decoding;
   ForwardPlan plan;

@@ -136,6 +136,14 @@ def test_a_parameter_given_twice_is_refused() -> None:
     assert caught.value.field == "diffusion.extra.block_length"
 
 
+def test_what_an_algorithm_does_anyway_is_no_parameter() -> None:
+    schedule = DiffusionParams(algorithm="llada_schedule", cache="dual", allow_edits=False)
+    assert prepared(None, schedule).params["cache"] == "dual"
+    assert "allow_edits" not in prepared(None, schedule).params
+    edits = DiffusionParams(algorithm="llada_schedule", allow_edits=True)
+    assert prepared(None, edits).params["allow_edits"] is True, "the core refuses it by name"
+
+
 DEFAULTED = dataclasses.replace(
     FACTS,
     algorithm_params={"confidence_threshold": 0.7, "remasking": "random", "block_length": 16},

@@ -132,6 +132,9 @@ CASES: dict[str, tuple[Build, Check]] = {
         diffused("confidence_threshold", 0.7),
     ),
     "diffusion.entropy_threshold": (diffusion(entropy_threshold=0.25), diffused("entropy_threshold", 0.25)),
+    "diffusion.cache": (diffusion(cache="dual"), diffused("cache", "dual")),
+    "diffusion.allow_edits": (diffusion(allow_edits=True), diffused("allow_edits", True)),
+    "diffusion.edit_threshold": (diffusion(edit_threshold=0.25), diffused("edit_threshold", 0.25)),
     "diffusion.extra": (
         set_extra,
         diffused("extra", {"steps": 7, "remasking": "random", "cfg_scale": 1.5, "flag": True}),
@@ -199,9 +202,6 @@ REFUSED_CASES: dict[str, tuple[Build, Build | None]] = {
     "sampling.frequency_penalty": (sampling(frequency_penalty=0.5), sampling(frequency_penalty=0)),
     "sampling.logit_bias": (sampling(logit_bias={3: 1.0}), sampling(logit_bias={})),
     "sampling.min_tokens": (sampling(min_tokens=2), sampling(min_tokens=0)),
-    "diffusion.allow_edits": (diffusion(allow_edits=True), diffusion(allow_edits=False)),
-    "diffusion.edit_threshold": (diffusion(edit_threshold=0), None),
-    "diffusion.cache": (diffusion(cache="dual"), diffusion(cache="none")),
     "diffusion.cache_refresh_interval": (
         diffusion(cache_refresh_interval=4),
         diffusion(cache_refresh_interval=0),
