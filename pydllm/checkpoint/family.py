@@ -52,6 +52,7 @@ class Family:
     fixed: Fixed
     harmless: frozenset[str]
     block_causal: bool = False
+    block_field: str = "block_size"
     published_block_length: int | None = None
     """Of every published model of a block-causal family, where there is one that config.json may leave out."""
 
@@ -62,11 +63,11 @@ class Family:
         return {**PLAIN, **self.parse(fields), "block_length": block}
 
     def _block_length(self, fields: Fields, given: int | None) -> int:
-        stored = fields.optional_integer("block_size", minimum=1)
+        stored = fields.optional_integer(self.block_field, minimum=1)
         block = next((one for one in (given, stored, self.published_block_length) if one is not None), None)
         if block is None:
             raise CheckpointError(
-                f"block_length: expected block_size in {fields.file} or the option block_length; got neither"
+                f"block_length: expected {self.block_field} in {fields.file} or the option block_length; got neither"
             )
         return block
 
