@@ -60,7 +60,19 @@ class Family:
         """`block_length` wins over the file's; a family with full attention has none."""
         check_fixed(fields, self.fixed)
         block = self._block_length(fields, block_length) if self.block_causal else 0
-        return {**PLAIN, **self.parse(fields), "block_length": block}
+        values = {**PLAIN, **self.parse(fields), "block_length": block}
+        if "expert_capacity" in values["moe"]:
+            self._check_routing_block(fields, block)
+        return values
+
+    def _check_routing_block(self, fields: Fields, block: int) -> None:
+        """Experts that a block shares belong to the block the model was trained with."""
+        stored = fields.optional_integer(self.block_field, minimum=1)
+        if stored not in (None, block):
+            raise CheckpointError(
+                f"block_length: expected {self.block_field} {stored} of {fields.file}, which has an expert_capacity, "
+                f"got {block}"
+            )
 
     def _block_length(self, fields: Fields, given: int | None) -> int:
         stored = fields.optional_integer(self.block_field, minimum=1)

@@ -60,6 +60,11 @@ def test_llada2_with_a_capacity_routes_blocks_and_not_groups(tmp_path: Path) -> 
     assert "expert_groups" not in values["moe"]
 
 
+def test_the_block_of_a_block_routing_model_cannot_be_changed(tmp_path: Path) -> None:
+    message = refusal(tmp_path, {**LLADA2, "expert_capacity": 6, "block_size": 16}, block_length=8)
+    assert message == "block_length: expected block_size 16 of config.json, which has an expert_capacity, got 8"
+
+
 @pytest.mark.parametrize(("stored", "given", "expected"), [(..., None, 32), (8, None, 8), (8, 4, 4), (..., 4, 4)])
 def test_llada2_block_length(tmp_path: Path, stored: Any, given: int | None, expected: int) -> None:
     assert parsed(tmp_path, {**LLADA2, "block_size": stored}, block_length=given)["block_length"] == expected
