@@ -1,5 +1,6 @@
 // Families with the tensor names that Llama gave and Qwen2 and Qwen3 kept: Dream (Ye et al., 2025) and its descendants
-// (Dream-Coder, DiffuCoder, d3LLM-Dream).
+// (Dream-Coder, DiffuCoder, d3LLM-Dream), Fast-dLLM v2 (biases on q, k, v); SDAR, SDAR-MoE, RND1 and LLaDA-MoE (norms
+// on the heads of q and k); Stable-DiffCoder (neither).
 #pragma once
 
 #include <memory>

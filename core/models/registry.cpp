@@ -16,7 +16,8 @@ namespace {
 
 constexpr std::string_view kFullAttention[] = {"llada_schedule", "confidence_threshold", "entropy_threshold"};
 
-constexpr std::string_view kBlockCausal[] = {"low_confidence", "joint_threshold", "sdar"};
+constexpr std::string_view kBlockCausal[] = {"low_confidence", "joint_threshold", "sdar", "multi_block",
+                                             "fast_dllm_v2"};
 
 constexpr Architecture kArchitectures[] = {
     {"LLaDAModelLM", make_llada, "confidence_threshold", kFullAttention},
@@ -28,6 +29,7 @@ constexpr Architecture kArchitectures[] = {
     {"SDARForCausalLM", make_qwen, "sdar", kBlockCausal},
     {"SDARMoeForCausalLM", make_qwen, "sdar", kBlockCausal},
     {"StableDiffcoderForCausalLM", make_qwen, "low_confidence", kBlockCausal},
+    {"Fast_dLLM_QwenForCausalLM", make_qwen, "fast_dllm_v2", kBlockCausal},
 };
 
 constexpr size_t kNamesShown = 8;

@@ -12,7 +12,7 @@ from pydllm.checkpoint.family import Family
 from pydllm.checkpoint.llada import LLADA
 from pydllm.checkpoint.llada2 import LLADA2
 from pydllm.checkpoint.llada_moe import LLADA_MOE
-from pydllm.checkpoint.qwen import DREAM, RND1, SDAR, SDAR_MOE, STABLE_DIFFCODER
+from pydllm.checkpoint.qwen import DREAM, FAST_DLLM_V2, RND1, SDAR, SDAR_MOE, STABLE_DIFFCODER
 from pydllm.checkpoint.strict_json import Fields, read_object
 
 CONFIG_FILE = "config.json"
@@ -82,4 +82,5 @@ _FAMILIES = {
     "SDARForCausalLM": SDAR,
     "SDARMoeForCausalLM": SDAR_MOE,
     _STABLE_DIFFCODER: STABLE_DIFFCODER,
+    "Fast_dLLM_QwenForCausalLM": FAST_DLLM_V2,
 }

@@ -52,6 +52,7 @@ class Family:
     fixed: Fixed
     harmless: frozenset[str]
     block_causal: bool = False
+    block_field: str = "block_size"
     published_block_length: int | None = None
     """Of every published model of a block-causal family, where there is one that config.json may leave out."""
 
@@ -59,14 +60,26 @@ class Family:
         """`block_length` wins over the file's; a family with full attention has none."""
         check_fixed(fields, self.fixed)
         block = self._block_length(fields, block_length) if self.block_causal else 0
-        return {**PLAIN, **self.parse(fields), "block_length": block}
+        values = {**PLAIN, **self.parse(fields), "block_length": block}
+        if "expert_capacity" in values["moe"]:
+            self._check_routing_block(fields, block)
+        return values
+
+    def _check_routing_block(self, fields: Fields, block: int) -> None:
+        """Experts that a block shares belong to the block the model was trained with."""
+        stored = fields.optional_integer(self.block_field, minimum=1)
+        if stored not in (None, block):
+            raise CheckpointError(
+                f"block_length: expected {self.block_field} {stored} of {fields.file}, which has an expert_capacity, "
+                f"got {block}"
+            )
 
     def _block_length(self, fields: Fields, given: int | None) -> int:
-        stored = fields.optional_integer("block_size", minimum=1)
+        stored = fields.optional_integer(self.block_field, minimum=1)
         block = next((one for one in (given, stored, self.published_block_length) if one is not None), None)
         if block is None:
             raise CheckpointError(
-                f"block_length: expected block_size in {fields.file} or the option block_length; got neither"
+                f"block_length: expected {self.block_field} in {fields.file} or the option block_length; got neither"
             )
         return block
 

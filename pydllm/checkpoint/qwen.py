@@ -53,7 +53,7 @@ def split_head_dim(fields: Fields, hidden_size: int, num_heads: int) -> int:
     return hidden_size // num_heads
 
 
-def _dream(fields: Fields) -> dict[str, Any]:
+def _shifted_qwen2(fields: Fields) -> dict[str, Any]:
     values = _dense_decoder(fields)
     head_dim = split_head_dim(fields, values["hidden_size"], values["num_heads"])
     return {**values, "head_dim": head_dim, "attention_bias": True, "logit_shift": True}
@@ -99,11 +99,20 @@ _SDAR_TRAINING = frozenset({"debug", "ep_size", "fuse_cross_entropy", "micro_for
 
 
 DREAM = Family(
-    parse=_dream,
+    parse=_shifted_qwen2,
     fixed={**ROTARY_DECODER, "model_type": (("Dream",), "Dream"), "use_mrope": ((False,), False)},
     harmless=_HARMLESS,
 )
 """Dream-7B, Dream-Coder, DiffuCoder, d3LLM-Dream: Qwen2 with biases on q, k, v."""
+
+FAST_DLLM_V2 = Family(
+    parse=_shifted_qwen2,
+    fixed={**ROTARY_DECODER, "model_type": (("Fast_dLLM_Qwen",), "Fast_dLLM_Qwen")},
+    harmless=_HARMLESS | {"conplemenrary_mask"},
+    block_causal=True,
+    block_field="bd_size",
+)
+"""Fast-dLLM v2: the network of Dream under a block-causal mask. One of its training fields is misspelt."""
 
 SDAR = Family(
     parse=_qwen3,

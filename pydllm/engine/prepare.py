@@ -155,7 +155,7 @@ def _algorithm_params(
     params: dict[str, ParamScalar] = {}
     for name in TYPED_PARAMS:
         value = getattr(diffusion, name)
-        if value is not None and not _holds_anyway(algorithm, name, value):
+        if value is not None and not _holds_anyway(algorithm, name, value, facts):
             params[name] = value
     for key, value in diffusion.extra.items():
         if key in params:
@@ -166,9 +166,21 @@ def _algorithm_params(
     return _suggested_params(algorithm, set(params), facts) | params
 
 
-def _holds_anyway(algorithm: _core.AlgorithmInfo, name: str, value: ParamScalar) -> bool:
+def _holds_anyway(algorithm: _core.AlgorithmInfo, name: str, value: ParamScalar, facts: ModelFacts) -> bool:
     """Whether the value says what an algorithm without this parameter does."""
-    return (name, value) in NEUTRAL and all(spec.name != name for spec in algorithm.params)
+    if any(spec.name == name for spec in algorithm.params):
+        return False
+    if name == "block_length" and algorithm.attention == "block_causal":
+        return _is_the_models_block(value, facts)
+    return (name, value) in NEUTRAL
+
+
+def _is_the_models_block(value: ParamScalar, facts: ModelFacts) -> bool:
+    block = facts.defaults.block_length
+    if value != block:
+        message = f"diffusion.block_length: expected the model's {block}, got {shown(value)}"
+        raise InvalidRequestError("diffusion.block_length", message)
+    return True
 
 
 def _suggested_params(algorithm: _core.AlgorithmInfo, given: set[str], facts: ModelFacts) -> dict[str, ParamScalar]:

@@ -208,3 +208,20 @@ def test_more_candidates_than_the_queue_holds_are_refused() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         prepare([1], facts, SamplingParams(n=5))
     assert caught.value.field == "sampling.n"
+
+
+BLOCK_CAUSAL = dataclasses.replace(
+    FACTS,
+    architecture="SDARForCausalLM",
+    default_algorithm="low_confidence",
+    algorithms=("low_confidence",),
+    defaults=GenerationDefaults(block_length=8),
+)
+
+
+def test_the_block_of_a_block_causal_model_may_be_said_but_not_changed() -> None:
+    request = prepare([1], BLOCK_CAUSAL, None, DiffusionParams(block_length=8))
+    assert request.params == {}
+    with pytest.raises(InvalidRequestError, match="expected the model's 8, got 4") as caught:
+        prepare([1], BLOCK_CAUSAL, None, DiffusionParams(block_length=4))
+    assert caught.value.field == "diffusion.block_length"

@@ -82,6 +82,7 @@ class Case:
     extra: dict[str, Any] = field(default_factory=dict)
     """What the class is told that config.json says otherwise or not at all."""
     block_length: int = 0
+    block_field: str = "block_size"
 
     def config(self, **changes: Any) -> dict[str, Any]:
         return {**COMMON, **self.fields, "architectures": [self.architecture], **changes}
@@ -112,6 +113,13 @@ CASES = [
         {**DENSE, "attention_bias": False, "mlp_bias": False, "model_type": "llama"},
         "LlamaForCausalLM",
         block_length=BLOCK,
+    ),
+    Case(
+        "Fast_dLLM_QwenForCausalLM",
+        {**DENSE, **WINDOWS, "conplemenrary_mask": True, "model_type": "Fast_dLLM_Qwen"},
+        "Qwen2ForCausalLM",
+        block_length=BLOCK,
+        block_field="bd_size",
     ),
 ]
 

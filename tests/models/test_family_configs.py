@@ -60,6 +60,11 @@ def test_llada2_with_a_capacity_routes_blocks_and_not_groups(tmp_path: Path) -> 
     assert "expert_groups" not in values["moe"]
 
 
+def test_the_block_of_a_block_routing_model_cannot_be_changed(tmp_path: Path) -> None:
+    message = refusal(tmp_path, {**LLADA2, "expert_capacity": 6, "block_size": 16}, block_length=8)
+    assert message == "block_length: expected block_size 16 of config.json, which has an expert_capacity, got 8"
+
+
 @pytest.mark.parametrize(("stored", "given", "expected"), [(..., None, 32), (8, None, 8), (8, 4, 4), (..., 4, 4)])
 def test_llada2_block_length(tmp_path: Path, stored: Any, given: int | None, expected: int) -> None:
     assert parsed(tmp_path, {**LLADA2, "block_size": stored}, block_length=given)["block_length"] == expected
@@ -67,10 +72,11 @@ def test_llada2_block_length(tmp_path: Path, stored: Any, given: int | None, exp
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.block_length], ids=lambda case: case.architecture)
 def test_a_block_length_is_never_guessed(tmp_path: Path, case: Case) -> None:
-    message = "block_length: expected block_size in config.json or the option block_length; got neither"
+    message = f"block_length: expected {case.block_field} in config.json or the option block_length; got neither"
     assert refusal(tmp_path, case.config()) == message
-    assert parsed(tmp_path, case.config(block_size=8))["block_length"] == 8
-    assert parsed(tmp_path, case.config(block_size=8), block_length=4)["block_length"] == 4
+    stored = case.config(**{case.block_field: 8})
+    assert parsed(tmp_path, stored)["block_length"] == 8
+    assert parsed(tmp_path, stored, block_length=4)["block_length"] == 4
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.block_length], ids=lambda case: case.architecture)
@@ -87,6 +93,7 @@ def test_full_attention_has_no_block(tmp_path: Path, case: Case) -> None:
         ("SDARForCausalLM", False, False, True),
         ("SDARMoeForCausalLM", False, False, True),
         ("SeedStableDiffcoderForCausalLM", False, False, False),
+        ("Fast_dLLM_QwenForCausalLM", True, True, False),
     ],
 )
 def test_what_the_architecture_says(tmp_path: Path, name: str, shift: bool, bias: bool, norm: bool) -> None:

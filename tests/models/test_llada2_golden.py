@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from first_logits import GOLDEN, FirstLogits, relative_error
+from llada2_reference import LLaDA2Reference
 from safetensors.numpy import load_file, save_file
 
 from pydllm import LLM, DiffusionParams, SamplingParams
@@ -64,6 +65,30 @@ def test_first_logits_are_near_the_original(dtype: str, limit: float) -> None:
     prompt, block, expected = first_block()
     (logits,) = FirstLogits(CHECKPOINT, dtype=dtype, block_length=block).of([prompt], block)
     assert 0 < relative_error(logits, expected) < limit
+
+
+def reference(**changes: Any) -> LLaDA2Reference:
+    config = json.loads((CHECKPOINT / "config.json").read_text())
+    return LLaDA2Reference({**config, **changes}, load_file(CHECKPOINT / "model.safetensors"))
+
+
+def test_the_reference_agrees_with_the_original() -> None:
+    prompt, block, expected = first_block()
+    logits = reference().logits(prompt + [335] * (block - len(prompt)), block)
+    assert relative_error(logits, expected) < 1e-5
+
+
+@pytest.mark.parametrize("capacity", [None, 4, 6, 16])
+def test_groups_and_block_routing_match_the_reference(tmp_path: Path, capacity: int | None) -> None:
+    config = json.loads((CHECKPOINT / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "expert_capacity": capacity, "block_size": 8}))
+    (tmp_path / "model.safetensors").symlink_to(CHECKPOINT / "model.safetensors")
+    prompts = [run["prompt_ids"] for run in RUNS[:6]]
+    for prompt, logits in zip(prompts, FirstLogits(tmp_path).of(prompts, 8), strict=True):
+        begin = len(prompt) // 8 * 8
+        canvas = prompt + [335] * (begin + 8 - len(prompt))
+        expected = reference(expert_capacity=capacity).logits(canvas, 8)[begin:]
+        assert relative_error(logits, expected) < 1e-5
 
 
 def stacked(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
