@@ -104,6 +104,7 @@ class Trace:
 
     canvases: list[list[int]]
     first_logits: Tensor | None
-    """float32 [canvas, vocab] of the first forward, guidance applied."""
+    """float32 [canvas, vocab] of the first forward, guidance applied, before any shift: row i of a model with shifted
+    logits is about position i + 1."""
     forward_passes: int
     output: GenerationOutput

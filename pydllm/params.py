@@ -83,6 +83,12 @@ class DiffusionParams:
     confidence_threshold: float | None = None
     entropy_threshold: float | None = None
     """In nats."""
+    cache: str | None = None
+    """K/V window of full-attention models, an approximation: "none" (exact), "prefix" or "dual"."""
+    allow_edits: bool | None = None
+    """Whether written tokens may be replaced while their block is open."""
+    edit_threshold: float | None = None
+    """Replace a written token when its replacement is more probable than this."""
     extra: Mapping[str, ParamScalar] = field(default_factory=dict)
     """Parameters of one algorithm that have no field here; unknown keys are errors."""
 
@@ -91,8 +97,11 @@ class DiffusionParams:
             _refuse("diffusion.algorithm", "a string", self.algorithm)
         for name in ("block_length", "max_steps_per_block", "max_forward_passes"):
             _set(self, name, _integer(f"diffusion.{name}", getattr(self, name), 1, MAX_INT32))
-        for name in ("confidence_threshold", "entropy_threshold"):
+        for name in ("confidence_threshold", "entropy_threshold", "edit_threshold"):
             _set(self, name, _real(f"diffusion.{name}", getattr(self, name), "a finite number"))
+        if self.cache is not None and not isinstance(self.cache, str):
+            _refuse("diffusion.cache", "a string", self.cache)
+        _boolean("diffusion.allow_edits", self.allow_edits)
         _set(self, "extra", param_scalars("diffusion.extra", self.extra))
 
 

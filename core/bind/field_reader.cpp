@@ -36,6 +36,11 @@ void FieldReader::read(const char* name, std::string& field) {
   if (const py::object value = take(name)) field = to_string(value, name);
 }
 
+FieldReader FieldReader::nested(const char* name) {
+  const py::object values = take(name);
+  return FieldReader(values ? values : py::dict(), format(what_, ".", name), false);
+}
+
 void FieldReader::finish() const {
   for (const auto& item : values_) {
     const std::string name = to_string(item.first, what_);

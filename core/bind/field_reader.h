@@ -21,6 +21,8 @@ class FieldReader {
   void read(const char* name, double& field);
   void read(const char* name, bool& field);
   void read(const char* name, std::string& field);
+  // The mapping under `name`, whose missing fields keep their values; empty when `name` is missing.
+  FieldReader nested(const char* name);
   // Throws InvalidRequest for keys that were not read.
   void finish() const;
 

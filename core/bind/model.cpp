@@ -11,6 +11,24 @@ namespace {
 
 constexpr int64_t kMostThreads = 1024;
 
+MoeConfig to_moe(FieldReader reader) {
+  MoeConfig moe;
+  reader.read("num_experts", moe.num_experts);
+  reader.read("experts_per_token", moe.experts_per_token);
+  reader.read("expert_intermediate_size", moe.expert_intermediate_size);
+  reader.read("shared_intermediate_size", moe.shared_intermediate_size);
+  reader.read("dense_layers", moe.dense_layers);
+  reader.read("router_score", moe.router_score);
+  reader.read("router_bias", moe.router_bias);
+  reader.read("router_normalize", moe.router_normalize);
+  reader.read("router_scale", moe.router_scale);
+  reader.read("expert_groups", moe.expert_groups);
+  reader.read("expert_groups_kept", moe.expert_groups_kept);
+  reader.read("expert_capacity", moe.expert_capacity);
+  reader.finish();
+  return moe;
+}
+
 ModelConfig to_config(py::handle values) {
   ModelConfig config;
   std::string dtype;
@@ -29,6 +47,11 @@ ModelConfig to_config(py::handle values) {
   reader.read("tie_word_embeddings", config.tie_word_embeddings);
   reader.read("attention_bias", config.attention_bias);
   reader.read("linear_bias", config.linear_bias);
+  reader.read("logit_shift", config.logit_shift);
+  reader.read("qk_norm", config.qk_norm);
+  reader.read("rotary_dim", config.rotary_dim);
+  reader.read("block_length", config.block_length);
+  config.moe = to_moe(reader.nested("moe"));
   reader.read("dtype", dtype);
   reader.finish();
   config.dtype = dtype_from_name(dtype);
@@ -57,6 +80,8 @@ void bind_info(py::module_& module) {
       .def_readonly("vocab_size", &ModelInfo::vocab_size)
       .def_readonly("hidden_size", &ModelInfo::hidden_size)
       .def_readonly("max_positions", &ModelInfo::max_positions)
+      .def_readonly("block_length", &ModelInfo::block_length)
+      .def_readonly("logit_shift", &ModelInfo::logit_shift)
       .def_readonly("parameter_count", &ModelInfo::parameter_count)
       .def_readonly("weight_bytes", &ModelInfo::weight_bytes)
       .def_property_readonly("weight_dtype", [](const ModelInfo& self) { return name_of(self.weight_dtype); })

@@ -11,27 +11,37 @@
 #include <variant>
 #include <vector>
 
+#include "base/attention_kind.h"
 #include "decode/canvas.h"
 #include "select/row_stats.h"
 
 namespace pydllm::decode {
 
-// What the next forward of a request covers. Full attention without cache: the whole canvas.
+// What the next forward of a request denoises: the window [query_begin, query_end). Full attention: the whole canvas,
+// or, with stale_context, a part of it. Block-causal attention: whole blocks; everything before the window is final,
+// and the engine feeds along whatever of it the pages do not hold yet, so an algorithm never asks for a prompt to be
+// encoded or a finished block to be committed.
 struct ForwardPlan {
-  int32_t query_begin = 0;  // canvas positions fed to the model: [query_begin, query_end)
+  int32_t query_begin = 0;
   int32_t query_end = 0;
-  std::vector<int32_t> rows;  // canvas positions whose statistics are wanted, ascending; may be empty
+  std::vector<int32_t> rows;  // positions of the window whose statistics are wanted, ascending; may be empty
   bool filtered = false;      // RowStats::filtered is wanted, too
-  bool guided = false;        // also run the canvas with every prompt position masked ...
-  float guidance_scale = 0;   // ... and combine: uncond + (scale + 1) * (cond - uncond)
+  // Full attention: outside the window the K/V of this request's earlier forwards are seen as they are, although tokens
+  // have changed since: an approximation. The first forward covers the canvas.
+  bool stale_context = false;
+  bool guided = false;       // also run the canvas with every prompt position masked ...
+  float guidance_scale = 0;  // ... and combine: uncond + (scale + 1) * (cond - uncond)
 };
 
 // Where the request stands, for streaming and statistics.
 struct Progress {
-  int32_t block_index = 0;  // block being denoised
+  int32_t block_index = 0;  // the first block that is being denoised
   int32_t block_begin = 0;  // absolute positions
   int32_t block_end = 0;
-  int32_t block_step = 0;  // denoising steps already done in this block
+  int32_t block_step = 0;  // denoising steps already done since it is the first
+  // End of the last block being denoised; all have the same length, but the canvas may end within the last. 0: there is
+  // one.
+  int32_t active_end = 0;
 };
 
 // Per-request state. Lives on the engine thread; holds no device memory.
@@ -42,7 +52,7 @@ class Decoding {
   virtual void plan(const Canvas& canvas, ForwardPlan& plan) = 0;
   // stats[i] belongs to plan.rows[i] of the last plan(). Commits tokens into the canvas and moves on.
   virtual void commit(std::span<const RowStats> stats, Canvas& canvas) = 0;
-  // No forward is left to run. Implies that nothing is masked.
+  // No forward is left to run. Implies that the whole answer is final.
   virtual bool done(const Canvas& canvas) const = 0;
   virtual Progress progress() const = 0;
 };
@@ -69,6 +79,7 @@ struct ParamSpec {
 struct DecodeRequest {
   int32_t prompt_length = 0;
   int32_t max_tokens = 0;
+  int32_t block_length = 0;  // of the block-causal model; 0 for full attention
   uint64_t seed = 0;
   std::span<const int32_t> eos_token_ids = {};  // outlives the Decoding; empty: nothing ends the answer early
   const ParamMap* params = nullptr;
@@ -79,7 +90,9 @@ struct Algorithm {
   std::span<const std::string_view> aliases;
   std::span<const ParamSpec> params;
   std::string_view summary;
-  std::string_view source;  // paper and original implementation
+  std::string_view source;                         // paper and original implementation
+  AttentionKind attention = AttentionKind::kFull;  // of the models it runs on
+  Finality finality = Finality::kWritten;          // kSettled: it edits what it has written
   // Throws InvalidRequest(field) for values that are in range but contradict each other or the request.
   std::unique_ptr<Decoding> (*begin)(const DecodeRequest& request);
 };

@@ -14,5 +14,10 @@ extern const Algorithm kNearMax;
 extern const Algorithm kHierarchical;
 extern const Algorithm kDream;
 extern const Algorithm kRnd1Entropy;
+extern const Algorithm kLowConfidenceDecoding;
+extern const Algorithm kJointThreshold;
+extern const Algorithm kSdar;
+extern const Algorithm kMultiBlock;
+extern const Algorithm kFastDllmV2;
 
 }  // namespace pydllm::decode

@@ -14,6 +14,13 @@ Remasking parse_remasking(std::string_view name) {
   throw InternalError(format("remasking: unknown choice ", name));
 }
 
+WindowCache parse_cache(std::string_view name) {
+  if (name == "none") return WindowCache::kNone;
+  if (name == "prefix") return WindowCache::kPrefix;
+  if (name == "dual") return WindowCache::kDual;
+  throw InternalError(format("cache: unknown choice ", name));
+}
+
 BlockWalk::BlockWalk(const DecodeRequest& request, int64_t block_length)
     : prompt_length_(request.prompt_length),
       max_tokens_(request.max_tokens),
@@ -30,21 +37,30 @@ void BlockWalk::next_block() noexcept {
   step_ = 0;
 }
 
-BlockDecoding::BlockDecoding(const DecodeRequest& request, int64_t block_length, Remasking remasking)
-    : walk_(request, block_length), max_tokens_(request.max_tokens), seed_(request.seed), remasking_(remasking) {}
+BlockDecoding::BlockDecoding(const DecodeRequest& request, int64_t block_length, Remasking remasking, WindowCache cache)
+    : walk_(request, block_length),
+      max_tokens_(request.max_tokens),
+      seed_(request.seed),
+      remasking_(remasking),
+      cache_(cache) {}
 
 void BlockDecoding::plan(const Canvas& canvas, ForwardPlan& plan) {
   skip_finished_blocks(canvas);
   rows_.clear();
   // Nothing before final_end() is masked, so the scan starts there.
   canvas.masked_positions(std::min(canvas.final_end(), walk_.end()), eligible_end(canvas), rows_);
-  plan.query_begin = 0;
-  plan.query_end = canvas.length();
+  set_window(canvas, plan);
   plan.rows = rows_;
   plan.filtered = false;
   plan.guided = false;
   plan.guidance_scale = 0;
   extend(plan);
+}
+
+void BlockDecoding::set_window(const Canvas& canvas, ForwardPlan& plan) const {
+  plan.stale_context = cache_ != WindowCache::kNone && walk_.step() > 0;
+  plan.query_begin = plan.stale_context ? walk_.begin() : 0;
+  plan.query_end = plan.stale_context && cache_ == WindowCache::kDual ? walk_.end() : canvas.length();
 }
 
 void BlockDecoding::commit(std::span<const RowStats> stats, Canvas& canvas) {
@@ -88,7 +104,8 @@ float BlockDecoding::uniform(size_t row) const {
 }
 
 CappedBlockDecoding::CappedBlockDecoding(const DecodeRequest& request, const ParamValues& values)
-    : BlockDecoding(request, values.integer("block_length"), parse_remasking(values.choice("remasking"))),
+    : BlockDecoding(request, values.integer("block_length"), parse_remasking(values.choice("remasking")),
+                    parse_cache(values.choice("cache"))),
       max_steps_(values.integer_or("max_steps_per_block", values.integer("block_length"))) {}
 
 int32_t CappedBlockDecoding::choose(std::span<const float> ranks, int32_t* chosen) {

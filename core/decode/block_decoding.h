@@ -14,6 +14,14 @@ namespace pydllm::decode {
 // What eligible positions are ranked by: the model's certainty, or a uniform draw.
 enum class Remasking : uint8_t { kLowConfidence, kRandom };
 
+// Which positions a step feeds after its block's first one, which feeds the whole canvas (Fast-dLLM). The others keep
+// the K/V of that forward: an approximation.
+enum class WindowCache : uint8_t {
+  kNone,    // all positions: exact
+  kPrefix,  // the block and everything behind it
+  kDual,    // the block
+};
+
 // Parameters with one meaning in every block-wise algorithm.
 inline constexpr ParamSpec kBlockLengthParam = {
     .name = "block_length",
@@ -41,6 +49,15 @@ inline constexpr ParamSpec kRemaskingParam = {
     .default_value = "low_confidence",
     .choices = kRemaskingChoices,
     .help = "rank positions by what the model says, or by a uniform draw in its place"};
+
+inline constexpr std::string_view kCacheChoices[] = {"none", "prefix", "dual"};
+inline constexpr ParamSpec kCacheParam = {
+    .name = "cache",
+    .alias = "",
+    .type = ParamType::kChoice,
+    .default_value = "none",
+    .choices = kCacheChoices,
+    .help = "after a block's first step feed everything, the block and what follows it, or the block alone"};
 
 // Blocks of `block_length` generated tokens, starting at the prompt's end; the last one is the remainder.
 class BlockWalk {
@@ -76,10 +93,11 @@ class BlockDecoding : public Decoding {
   void plan(const Canvas& canvas, ForwardPlan& plan) final;
   void commit(std::span<const RowStats> stats, Canvas& canvas) final;
   bool done(const Canvas& canvas) const final;
-  Progress progress() const final { return walk_.progress(); }
+  Progress progress() const override { return walk_.progress(); }
 
  protected:
-  BlockDecoding(const DecodeRequest& request, int64_t block_length, Remasking remasking);
+  BlockDecoding(const DecodeRequest& request, int64_t block_length, Remasking remasking,
+                WindowCache cache = WindowCache::kNone);
 
   const BlockWalk& walk() const noexcept { return walk_; }
   uint32_t forward() const noexcept { return forward_; }                 // forwards committed so far
@@ -101,6 +119,7 @@ class BlockDecoding : public Decoding {
   // Adds what this algorithm wants of the forward beyond the eligible rows.
   virtual void extend(ForwardPlan& /*plan*/) const {}
 
+  void set_window(const Canvas& canvas, ForwardPlan& plan) const;
   bool block_finished(const Canvas& canvas) const;
   void skip_finished_blocks(const Canvas& canvas);
   void rank(std::span<const RowStats> stats);
@@ -109,6 +128,7 @@ class BlockDecoding : public Decoding {
   int32_t max_tokens_;
   uint64_t seed_;
   Remasking remasking_;
+  WindowCache cache_;
   uint32_t forward_ = 0;
   std::vector<int32_t> rows_;  // of the last plan
   std::vector<float> ranks_;
@@ -118,7 +138,7 @@ class BlockDecoding : public Decoding {
 // A rule that takes as many rows as pass, with a cap on the forwards of a block: the last allowed one takes every row.
 class CappedBlockDecoding : public BlockDecoding {
  protected:
-  // `values` needs block_length, max_steps_per_block and remasking in its table.
+  // `values` needs block_length, max_steps_per_block, remasking and cache in its table.
   CappedBlockDecoding(const DecodeRequest& request, const ParamValues& values);
 
  private:
@@ -130,5 +150,6 @@ class CappedBlockDecoding : public BlockDecoding {
 };
 
 Remasking parse_remasking(std::string_view name);
+WindowCache parse_cache(std::string_view name);
 
 }  // namespace pydllm::decode

@@ -16,19 +16,31 @@ int32_t checked_length(size_t prompt_length, int32_t max_tokens) {
   return static_cast<int32_t>(prompt_length);
 }
 
+int32_t whole_blocks(int32_t positions, int32_t block_length) {
+  if (block_length == 0) return positions;
+  check(block_length > 0, "canvas: negative block length ", block_length);
+  const int64_t length = (int64_t{positions} + block_length - 1) / block_length * block_length;
+  check(length <= std::numeric_limits<int32_t>::max(), "canvas: ", length, " positions do not fit 32 bits");
+  return static_cast<int32_t>(length);
+}
+
 }  // namespace
 
-Canvas::Canvas(std::span<const int32_t> prompt, int32_t max_tokens, int32_t mask_token_id)
+Canvas::Canvas(std::span<const int32_t> prompt, int32_t max_tokens, int32_t mask_token_id, int32_t block_length,
+               Finality finality)
     : prompt_length_(checked_length(prompt.size(), max_tokens)),
+      answer_end_(prompt_length_ + max_tokens),
       mask_token_id_(mask_token_id),
-      masked_count_(max_tokens),
+      finality_(finality),
+      masked_count_(whole_blocks(answer_end_, block_length) - prompt_length_),
       final_end_(prompt_length_),
+      first_change_(prompt_length_ + masked_count_),
       tokens_(prompt.begin(), prompt.end()),
-      confidences_(prompt.size() + static_cast<size_t>(max_tokens), 0.0f),
       masked_(prompt.size(), 0) {
-  const size_t length = prompt.size() + static_cast<size_t>(max_tokens);
+  const auto length = static_cast<size_t>(prompt_length_ + masked_count_);
   tokens_.resize(length, mask_token_id);
   masked_.resize(length, 1);
+  confidences_.resize(length, 0.0f);
 }
 
 int32_t Canvas::masked_count(int32_t begin, int32_t end) const {
@@ -46,28 +58,48 @@ void Canvas::masked_positions(int32_t begin, int32_t end, std::vector<int32_t>& 
 void Canvas::commit(int32_t position, int32_t token, float confidence) {
   check(0 <= position && position < length(), "canvas: position ", position, " of ", length());
   check(masked(position), "canvas: position ", position, " is not masked");
+  write(position, token, confidence);
+  masked_[static_cast<size_t>(position)] = 0;
+  --masked_count_;
+  if (finality_ == Finality::kWritten) final_end_ = unmasked_end();
+}
+
+void Canvas::edit(int32_t position, int32_t token, float confidence) {
+  check(final_end_ <= position && position < length() && !masked(position), "canvas: position ", position,
+        " holds no token that may be edited");
+  write(position, token, confidence);
+}
+
+void Canvas::settle(int32_t end) {
+  check(finality_ == Finality::kSettled, "canvas: tokens are final when they are written");
+  check(final_end_ <= end && end <= unmasked_end(), "canvas: positions before ", end, " cannot be settled");
+  final_end_ = end;
+}
+
+void Canvas::write(int32_t position, int32_t token, float confidence) {
   check(token != mask_token_id_, "canvas: the mask token cannot be committed (position ", position, ")");
   check(token >= 0, "canvas: no allowed token for position ", position);
   tokens_[static_cast<size_t>(position)] = token;
   confidences_[static_cast<size_t>(position)] = confidence;
-  masked_[static_cast<size_t>(position)] = 0;
-  --masked_count_;
-  extend_final();
+  first_change_ = std::min(first_change_, position);
 }
 
 void Canvas::fill_after(int32_t position) {
   check(prompt_length_ <= position && position < length(), "canvas: position ", position, " of ", length());
   check(!masked(position), "canvas: position ", position, " is masked");
-  masked_count_ -= masked_count(position, length());
-  const auto first = position + 1;
+  const int32_t first = position + 1;
+  masked_count_ -= masked_count(first, length());
   std::fill(tokens_.begin() + first, tokens_.end(), tokens_[static_cast<size_t>(position)]);
   std::fill(confidences_.begin() + first, confidences_.end(), 0.0f);
   std::fill(masked_.begin() + first, masked_.end(), uint8_t{0});
-  extend_final();
+  first_change_ = std::min(first_change_, first);
+  if (finality_ == Finality::kWritten) final_end_ = unmasked_end();
 }
 
-void Canvas::extend_final() {
-  while (final_end_ < length() && !masked(final_end_)) ++final_end_;
+int32_t Canvas::unmasked_end() const {
+  int32_t end = final_end_;
+  while (end < length() && !masked(end)) ++end;
+  return end;
 }
 
 }  // namespace pydllm::decode

@@ -8,13 +8,23 @@
 
 namespace pydllm::decode {
 
+// When a written token becomes final.
+enum class Finality : uint8_t {
+  kWritten,  // as soon as nothing is masked before it
+  kSettled,  // when its algorithm settles it: until then it may be edited
+};
+
 class Canvas {
  public:
-  // prompt ++ max_tokens masked positions that hold mask_token_id.
-  Canvas(std::span<const int32_t> prompt, int32_t max_tokens, int32_t mask_token_id);
+  // prompt ++ max_tokens masked positions that hold mask_token_id. With block_length > 0 (block-causal models) masked
+  // positions follow until the canvas is made of whole blocks: the last block is denoised whole, the answer is cut.
+  Canvas(std::span<const int32_t> prompt, int32_t max_tokens, int32_t mask_token_id, int32_t block_length = 0,
+         Finality finality = Finality::kWritten);
 
   int32_t length() const noexcept { return static_cast<int32_t>(tokens_.size()); }
   int32_t prompt_length() const noexcept { return prompt_length_; }
+  // prompt_length + max_tokens: nothing from here on belongs to the answer.
+  int32_t answer_end() const noexcept { return answer_end_; }
   int32_t mask_token_id() const noexcept { return mask_token_id_; }
   std::span<const int32_t> tokens() const noexcept { return tokens_; }
   // Of every position: the probability of its token in the forward that wrote it; 0 where the prompt or a mask is.
@@ -24,22 +34,35 @@ class Canvas {
   int32_t masked_count(int32_t begin, int32_t end) const;
   // Masked positions of [begin, end), ascending, appended to out.
   void masked_positions(int32_t begin, int32_t end, std::vector<int32_t>& out) const;
-  // End of the longest prefix of the generated region with nothing masked (absolute position, >= prompt_length).
+  // End of the final prefix (absolute position, >= prompt_length): nothing before it is masked or will change. It never
+  // moves back.
   int32_t final_end() const noexcept { return final_end_; }
+  // The lowest position written since forget_changes(); length() when there is none.
+  int32_t first_change() const noexcept { return first_change_; }
+  void forget_changes() noexcept { first_change_ = length(); }
 
   // Writes a token into a masked position; InternalError if the position is not masked or the id is the mask.
   // `confidence` is RowStats::confidence of the row that chose it.
   void commit(int32_t position, int32_t token, float confidence);
   // Repeats the token at `position`, which is not masked, in every later position, whatever stands there; confidence 0.
   void fill_after(int32_t position);
+  // Overwrites a generated token that is not final; InternalError if the position is masked, final or of the prompt, or
+  // the id is the mask.
+  void edit(int32_t position, int32_t token, float confidence);
+  // Finality::kSettled: makes the positions before `end` final; InternalError if one of them is masked.
+  void settle(int32_t end);
 
  private:
-  void extend_final();
+  void write(int32_t position, int32_t token, float confidence);
+  int32_t unmasked_end() const;
 
   int32_t prompt_length_;
+  int32_t answer_end_;
   int32_t mask_token_id_;
+  Finality finality_;
   int32_t masked_count_;
   int32_t final_end_;
+  int32_t first_change_;
   std::vector<int32_t> tokens_;
   std::vector<float> confidences_;
   std::vector<uint8_t> masked_;

@@ -19,6 +19,7 @@ constexpr ParamSpec kParams[] = {
     kBlockLengthParam,
     kMaxStepsPerBlockParam,
     kRemaskingParam,
+    kCacheParam,
 };
 
 class ConfidenceThreshold final : public CappedBlockDecoding {

@@ -20,6 +20,7 @@ constexpr ParamSpec kParams[] = {
     kBlockLengthParam,
     kMaxStepsPerBlockParam,
     kRemaskingParam,
+    kCacheParam,
 };
 
 class EntropyThreshold final : public CappedBlockDecoding {

@@ -26,6 +26,7 @@ constexpr ParamSpec kParams[] = {
     kBlockLengthParam,
     kMaxStepsPerBlockParam,
     kRemaskingParam,
+    kCacheParam,
 };
 
 class Hierarchical final : public CappedBlockDecoding {

@@ -17,6 +17,7 @@ constexpr ParamSpec kParams[] = {
      .help = "forward passes over all blocks; at least one per block"},
     kBlockLengthParam,
     kRemaskingParam,
+    kCacheParam,
     {.name = "cfg_scale",
      .alias = "",
      .type = ParamType::kFloat,
@@ -29,7 +30,8 @@ constexpr ParamSpec kParams[] = {
 class LladaSchedule final : public BlockDecoding {
  public:
   LladaSchedule(const DecodeRequest& request, const ParamValues& values)
-      : BlockDecoding(request, values.integer("block_length"), parse_remasking(values.choice("remasking"))),
+      : BlockDecoding(request, values.integer("block_length"), parse_remasking(values.choice("remasking")),
+                      parse_cache(values.choice("cache"))),
         steps_(values.integer_or("steps", request.max_tokens)),
         max_tokens_(request.max_tokens),
         cfg_scale_(static_cast<float>(values.number("cfg_scale"))) {

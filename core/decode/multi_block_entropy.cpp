@@ -57,6 +57,12 @@ class MultiBlockEntropy final : public BlockDecoding {
         block_add_threshold_(values.number("block_add_threshold")),
         eos_(request.eos_token_ids) {}
 
+  Progress progress() const override {
+    Progress progress = BlockDecoding::progress();
+    progress.active_end = open_.end();
+    return progress;
+  }
+
  private:
   float score(const RowStats& row) const override { return row.entropy; }
 

@@ -22,6 +22,7 @@ constexpr ParamSpec kParams[] = {
     kBlockLengthParam,
     kMaxStepsPerBlockParam,
     kRemaskingParam,
+    kCacheParam,
 };
 
 class NearMax final : public CappedBlockDecoding {

@@ -1,8 +1,8 @@
 #include "decode/param_values.h"
 
 #include <algorithm>
-#include <array>
 #include <charconv>
+#include <iterator>
 
 #include "base/check.h"
 
@@ -10,8 +10,9 @@ namespace pydllm::decode {
 namespace {
 
 // The fields of DiffusionParams that are parameters of algorithms; everything else travels in `extra`.
-constexpr std::array<std::string_view, 4> kTypedParams = {"block_length", "max_steps_per_block", "confidence_threshold",
-                                                          "entropy_threshold"};
+constexpr std::string_view kTypedParams[] = {
+    "block_length", "max_steps_per_block", "confidence_threshold", "entropy_threshold",
+    "cache",        "allow_edits",         "edit_threshold"};
 constexpr size_t kLongestQuote = 64;
 
 template <class Number>
@@ -37,7 +38,7 @@ void append_printable(std::string& out, char c) {
 }  // namespace
 
 bool is_typed_param(std::string_view name) {
-  return std::ranges::find(kTypedParams, name) != kTypedParams.end();
+  return std::ranges::find(kTypedParams, name) != std::end(kTypedParams);
 }
 
 std::string param_field(std::string_view name) {

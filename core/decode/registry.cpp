@@ -12,7 +12,9 @@ constexpr const Algorithm* kAlgorithms[] = {
     &kConfidenceFactor,  &kEntropyThreshold,
     &kMultiBlockEntropy, &kNearMax,
     &kHierarchical,      &kDream,
-    &kRnd1Entropy,
+    &kRnd1Entropy,       &kLowConfidenceDecoding,
+    &kJointThreshold,    &kSdar,
+    &kMultiBlock,        &kFastDllmV2,
 };
 
 bool answers_to(const Algorithm& algorithm, std::string_view name) {

@@ -55,27 +55,44 @@ std::optional<Ending> stop_in(LiveRequest& live, int32_t begin, int32_t end) {
   return std::nullopt;
 }
 
+// End of the final positions that belong to the answer.
+int32_t answer_so_far(const decode::Canvas& canvas) {
+  return std::min(canvas.final_end(), canvas.answer_end());
+}
+
 std::optional<Ending> ending_of(LiveRequest& live) {
   const decode::Canvas& canvas = live.canvas;
-  const int32_t final_end = canvas.final_end();
+  const int32_t final_end = answer_so_far(canvas);
   if (const auto stop = stop_in(live, canvas.prompt_length() + live.delivered, final_end)) return stop;
   if (live.decoding->done(canvas)) return Ending{final_end};
   const int32_t limit = live.request.max_forward_passes;
-  if (limit == 0 || live.forward_passes < limit) return std::nullopt;
+  if (limit == 0 || live.denoise_steps < limit) return std::nullopt;
   // A limit that only cuts idle steps of a schedule has cut nothing.
-  return Ending{final_end, canvas.masked_count() == 0 ? FinishReason::kLength : FinishReason::kStepLimit};
+  return Ending{final_end, final_end == canvas.answer_end() ? FinishReason::kLength : FinishReason::kStepLimit};
 }
 
-// Remembers the block that the forward worked on.
-void open_block(LiveRequest& live, const decode::Progress& progress) {
-  const int32_t prompt = live.canvas.prompt_length();
-  if (progress.block_end - prompt <= live.reported_blocks_end) return;  // an idle step of a schedule
+// End of the generated positions that the forward worked on.
+int32_t work_end(const LiveRequest& live, const decode::Progress& progress) {
+  return std::min(std::max(progress.block_end, progress.active_end), live.canvas.answer_end());
+}
+
+void open_block(LiveRequest& live, const BlockDone& block) {
+  if (block.end <= live.reported_blocks_end) return;  // an idle step of a schedule
   auto& blocks = live.open_blocks;
-  if (blocks.empty() || blocks.back().block_index != progress.block_index) blocks.emplace_back();
-  blocks.back() = {.block_index = progress.block_index,
-                   .begin = std::max(0, progress.block_begin - prompt),
-                   .end = progress.block_end - prompt,
-                   .denoise_steps = progress.block_step + 1};
+  auto open = std::ranges::find(blocks, block.block_index, &BlockDone::block_index);
+  if (open == blocks.end()) open = blocks.insert(open, block);
+  ++open->denoise_steps;
+}
+
+// Remembers the blocks that the forward worked on.
+void open_blocks(LiveRequest& live, const decode::Progress& progress) {
+  const int32_t prompt = live.canvas.prompt_length(), length = progress.block_end - progress.block_begin;
+  int32_t index = progress.block_index;
+  for (int32_t begin = progress.block_begin; begin < work_end(live, progress); begin += length, ++index) {
+    open_block(live, {.block_index = index,
+                      .begin = std::max(0, begin - prompt),
+                      .end = std::min(begin + length, live.canvas.answer_end()) - prompt});
+  }
 }
 
 // Blocks that are final up to `final_end` (generated offset). When the request ended, the one it ended in is cut there.
@@ -105,7 +122,7 @@ void add_snapshot(const LiveRequest& live, const decode::Progress& progress, int
   event.snapshot_block = progress.block_index;
   event.snapshot_step = progress.block_step;
   event.snapshot_offset = begin - live.canvas.prompt_length();
-  for (int32_t position = begin; position < std::min(progress.block_end, end); ++position) {
+  for (int32_t position = begin; position < std::min(work_end(live, progress), end); ++position) {
     const auto at = static_cast<size_t>(position);
     event.snapshot_tokens.push_back(live.canvas.masked(position) ? -1 : live.canvas.tokens()[at]);
     event.snapshot_confidences.push_back(live.canvas.confidences()[at]);
@@ -139,20 +156,21 @@ StepOutcome commit_forward(LiveRequest& live, std::span<const RowStats> stats, s
   std::vector<int32_t> canvas_before;
   if (live.request.trace) canvas_before.assign(live.canvas.tokens().begin(), live.canvas.tokens().end());
   const decode::Progress progress = live.decoding->progress();
+  live.canvas.forget_changes();
   live.decoding->commit(stats, live.canvas);
   ++live.forward_passes;
   ++live.denoise_steps;
-  open_block(live, progress);
+  open_blocks(live, progress);
 
   const std::optional<Ending> ending = ending_of(live);
   Event event = event_of(live, EventKind::kStep);
-  deliver(live, ending ? ending->end : live.canvas.final_end(), ending.has_value(), event);
+  deliver(live, ending ? ending->end : answer_so_far(live.canvas), ending.has_value(), event);
   const StepOutcome outcome{
       .ended = ending.has_value(),
       .final_tokens = static_cast<int32_t>(event.final_tokens.size()),
       .blocks_finished = static_cast<int32_t>(event.blocks.size()),
-      .block_positions = progress.block_end - std::max(progress.block_begin, live.canvas.prompt_length())};
-  if (live.request.snapshots) add_snapshot(live, progress, ending ? ending->end : live.canvas.length(), event);
+      .block_positions = work_end(live, progress) - std::max(progress.block_begin, live.canvas.prompt_length())};
+  if (live.request.snapshots) add_snapshot(live, progress, ending ? ending->end : live.canvas.answer_end(), event);
   if (live.request.trace) add_trace(live, std::move(canvas_before), event);
 
   const bool apart = live.request.snapshots || live.request.trace;

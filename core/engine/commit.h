@@ -15,7 +15,7 @@ struct StepOutcome {
   bool ended = false;
   int32_t final_tokens = 0;  // that became final
   int32_t blocks_finished = 0;
-  int32_t block_positions = 0;  // generated positions of the block that was worked on
+  int32_t block_positions = 0;  // generated positions of the blocks that were worked on
 };
 
 // Decides the writes of the forward just run, finds the end of the request and appends at most two events: kStep when

@@ -1,6 +1,7 @@
 // A request between submission and its terminal event. Made by the submitting thread, then owned by the engine thread.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -14,6 +15,15 @@
 
 namespace pydllm::engine {
 
+// The positions that a forward feeds to the model. One that does not denoise only brings K/V of final tokens to the
+// pages: a piece of a prompt too long for one forward.
+struct Feed {
+  int32_t begin = 0;
+  int32_t end = 0;
+  bool denoises = true;
+  int32_t length() const { return end - begin; }
+};
+
 struct LiveRequest {
   LiveRequest(Request given, decode::Canvas fresh) : request(std::move(given)), canvas(std::move(fresh)) {}
 
@@ -22,14 +32,20 @@ struct LiveRequest {
   Clock::time_point submitted;
   decode::Canvas canvas;
   std::unique_ptr<decode::Decoding> decoding;
-  decode::ForwardPlan plan;  // of the next forward
-  int32_t lanes = 1;         // sequences in a forward: 2 when guided (the second has every prompt position masked)
+  decode::ForwardPlan plan;  // of the next denoising forward
+  Feed feed;                 // of the next forward
+  int32_t block_length = 0;  // of a block-causal model, else 0
+  bool logit_shift = false;  // of the model
+  // The pages hold the K/V of [0, committed_end): a forward over the final ids of these positions wrote them. Always 0
+  // with full attention, where a change anywhere changes all of them.
+  int32_t committed_end = 0;
+  int32_t lanes = 1;  // sequences in a forward: 2 when guided (the second has every prompt position masked)
 
   // From admission on.
   bool admitted = false;
   double queue_seconds = 0;
   std::array<std::vector<PageId>, 2> pages;  // of each lane
-  Tensor first_logits;                       // float32 [canvas, vocab] when traced, until it is delivered
+  Tensor first_logits;                       // float32 [window, vocab] when traced, until it is delivered
 
   int32_t forward_passes = 0;
   int32_t denoise_steps = 0;
@@ -38,9 +54,16 @@ struct LiveRequest {
   std::vector<BlockDone> open_blocks;  // denoised, not yet reported; `end` as planned
   int32_t reported_blocks_end = 0;     // generated offset
 
-  int32_t plan_tokens() const { return lanes * (plan.query_end - plan.query_begin); }
-  // Whether the next forward computes logits for the whole canvas instead of the plan's rows only.
-  bool scores_everything() const { return request.trace && forward_passes == 0; }
+  int32_t window_length() const { return plan.query_end - plan.query_begin; }
+  // Keys that the next forward may see: with full attention every position has K/V from the first forward on.
+  int32_t visible_end() const { return block_length == 0 ? canvas.length() : feed.end; }
+  int32_t feed_tokens() const { return lanes * feed.length(); }
+  // Whether the next forward computes logits for the whole window instead of the plan's rows only.
+  bool scores_everything() const { return request.trace && denoise_steps == 0 && feed.denoises; }
+  // The position whose hidden state tells about `position`.
+  int32_t scoring_position(int32_t position) const {
+    return logit_shift ? std::max(position - 1, feed.begin) : position;
+  }
 };
 
 inline double seconds(Clock::duration duration) {

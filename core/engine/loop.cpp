@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "engine/forward_plan.h"
 #include "engine/prepare.h"
 
 namespace pydllm::engine {
@@ -85,7 +86,7 @@ void EngineLoop::obey(Command command) {
 void EngineLoop::accept(std::unique_ptr<LiveRequest> live) {
   const Ticket ticket{.id = live->id,
                       .pages = static_cast<int32_t>(pages_needed(*live, options_.page_size)),
-                      .tokens = live->plan_tokens(),
+                      .tokens = live->feed_tokens(),
                       .deadline = live->request.deadline};
   live_.emplace(live->id, std::move(live));
   scheduler_.enqueue(ticket);
@@ -126,7 +127,7 @@ void EngineLoop::start(LiveRequest& live) {
     check(pages_.allocate(per_lane, live.pages[static_cast<size_t>(lane)]), "no pages for an admitted request");
   }
   if (live.request.trace) {
-    live.first_logits = Tensor::empty({live.canvas.length(), model_->info().vocab_size}, DType::kF32);
+    live.first_logits = Tensor::empty({live.window_length(), model_->info().vocab_size}, DType::kF32);
   }
   events_.push_back(started_event(live));
 }
@@ -161,6 +162,7 @@ void EngineLoop::count_forward(size_t requests, int64_t tokens) {
 
 void EngineLoop::commit(LiveRequest& live, std::span<const RowStats> stats) {
   try {
+    if (!live.feed.denoises) return continue_encoding(live);
     const StepOutcome step = commit_forward(live, stats, events_);
     count_step(step);
     if (step.ended) return finish(live);
@@ -168,6 +170,15 @@ void EngineLoop::commit(LiveRequest& live, std::span<const RowStats> stats) {
   } catch (const std::exception& error) {
     fail(live, FailReason::kInternal, error.what());
   }
+}
+
+// No token changed, so the plan stays; more of what it needs is in the pages now.
+void EngineLoop::continue_encoding(LiveRequest& live) {
+  ++live.forward_passes;
+  live.canvas.forget_changes();
+  keep_committed(live);
+  set_feed(live, options_.max_batched_tokens);
+  scheduler_.set_tokens(live.id, live.feed_tokens());
 }
 
 void EngineLoop::count_step(const StepOutcome& step) {
@@ -178,8 +189,9 @@ void EngineLoop::count_step(const StepOutcome& step) {
 }
 
 void EngineLoop::advance(LiveRequest& live) {
-  plan_forward(live);
-  scheduler_.set_tokens(live.id, live.plan_tokens());
+  keep_committed(live);
+  plan_forward(live, options_.max_batched_tokens);
+  scheduler_.set_tokens(live.id, live.feed_tokens());
 }
 
 void EngineLoop::finish(LiveRequest& live) {

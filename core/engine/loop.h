@@ -43,6 +43,7 @@ class EngineLoop {
   void run_batch();
   bool forward(std::span<LiveRequest* const> batch, StepResult& result);
   void commit(LiveRequest& live, std::span<const RowStats> stats);
+  void continue_encoding(LiveRequest& live);
   void count_forward(size_t requests, int64_t tokens);
   void count_step(const StepOutcome& step);
   void advance(LiveRequest& live);

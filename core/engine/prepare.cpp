@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/errors.h"
+#include "engine/forward_plan.h"
 #include "models/registry.h"
 
 namespace pydllm::engine {
@@ -91,13 +92,38 @@ const decode::Algorithm& known_algorithm(std::string_view name) {
   }
 }
 
-// A model outside the registry (an embedder's own) may run every algorithm.
+std::vector<std::string_view> algorithms_for(AttentionKind attention) {
+  std::vector<std::string_view> names;
+  for (const decode::Algorithm* algorithm : decode::algorithms()) {
+    if (algorithm->attention == attention) names.push_back(algorithm->name);
+  }
+  return names;
+}
+
+// A model outside the registry (an embedder's own) may run every algorithm made for its attention.
 const decode::Algorithm& runnable_algorithm(const Request& request, const ModelInfo& model) {
   const decode::Algorithm& algorithm = known_algorithm(request.algorithm);
-  const Architecture* architecture = architecture_named(model.architecture);
-  if (!architecture) return algorithm;
-  check_runs_on(algorithm, architecture->name, architecture->algorithms);
+  if (const Architecture* architecture = architecture_named(model.architecture)) {
+    check_runs_on(algorithm, architecture->name, architecture->algorithms);
+  }
+  check_runs_on(algorithm, model.architecture, algorithms_for(model.attention));
   return algorithm;
+}
+
+std::unique_ptr<LiveRequest> make_live(Request request, const decode::Algorithm& algorithm, const ModelInfo& model,
+                                       const EngineOptions& options) {
+  decode::Canvas canvas(request.prompt, request.max_tokens, options.mask_token_id, model.block_length,
+                        algorithm.finality);
+  auto live = std::make_unique<LiveRequest>(std::move(request), std::move(canvas));
+  live->block_length = model.block_length;
+  live->logit_shift = model.logit_shift;
+  live->decoding = algorithm.begin({.prompt_length = live->canvas.prompt_length(),
+                                    .max_tokens = live->request.max_tokens,
+                                    .block_length = model.block_length,
+                                    .seed = live->request.seed,
+                                    .eos_token_ids = live->request.eos_token_ids,
+                                    .params = &live->request.params});
+  return live;
 }
 
 void check_memory(const LiveRequest& live, const ModelInfo& model, const EngineOptions& options) {
@@ -107,18 +133,23 @@ void check_memory(const LiveRequest& live, const ModelInfo& model, const EngineO
                          format("prompt + sampling.max_tokens = ", live.canvas.length(), " tokens need ", pages,
                                 " K/V pages, the pool has ", options.pages));
   }
-  const int64_t trace_bytes = int64_t{4} * live.canvas.length() * model.vocab_size;
+  const int64_t trace_bytes = int64_t{4} * live.window_length() * model.vocab_size;
   if (live.request.trace && trace_bytes > kMaxTraceBytes) {
     throw InvalidRequest(
         "trace", format("a trace holds at most ", kMaxTraceBytes, " bytes of logits, this one needs ", trace_bytes));
   }
 }
 
+// Positions of a sequence that is denoised in whole blocks.
+int32_t whole_blocks_of(const ModelInfo& model) {
+  return model.block_length > 0 ? model.max_positions / model.block_length * model.block_length : model.max_positions;
+}
+
 }  // namespace
 
 void check_options(const EngineOptions& options, const ModelInfo& model, int threads) {
   expect_at_least("vocab_size", model.vocab_size, 2);  // one id beside the mask
-  expect_range("max_model_len", options.max_model_len, 2, model.max_positions);
+  expect_range("max_model_len", options.max_model_len, 2, whole_blocks_of(model));
   expect_at_least("max_batched_tokens", options.max_batched_tokens, 1);
   expect_at_least("max_running_requests", options.max_running_requests, 1);
   expect_at_least("max_waiting_requests", options.max_waiting_requests, 1);
@@ -141,23 +172,6 @@ int64_t pages_needed(const LiveRequest& live, int32_t page_size) {
   return per_lane * live.lanes;
 }
 
-void plan_forward(LiveRequest& live) {
-  decode::ForwardPlan& plan = live.plan;
-  plan = {};
-  live.decoding->plan(live.canvas, plan);
-  const int32_t length = live.canvas.length();
-  check(0 <= plan.query_begin && plan.query_begin < plan.query_end && plan.query_end <= length, "forward plan covers [",
-        plan.query_begin, ", ", plan.query_end, ") of a canvas of ", length);
-  int32_t previous = plan.query_begin - 1;
-  for (const int32_t row : plan.rows) {
-    check(row > previous && row < plan.query_end, "forward plan asks for row ", row, " after ", previous);
-    previous = row;
-  }
-  const bool whole = plan.query_begin == 0 && plan.query_end == length;
-  check(whole || live.forward_passes > 0, "the first forward must cover the whole canvas");
-  check(live.forward_passes == 0 || plan.guided == (live.lanes == 2), "guidance changed during a request");
-}
-
 std::unique_ptr<LiveRequest> prepare(Request request, const ModelInfo& model, const EngineOptions& options) {
   check_prompt(request, model.vocab_size);
   check_length(request, options.max_model_len);
@@ -168,17 +182,9 @@ std::unique_ptr<LiveRequest> prepare(Request request, const ModelInfo& model, co
   sort_unique(request.stop_token_ids);
 
   const decode::Algorithm& algorithm = runnable_algorithm(request, model);
-  const decode::ParamMap params = decode::check_params(algorithm, request.params);
-  decode::Canvas canvas(request.prompt, request.max_tokens, options.mask_token_id);
-  auto live = std::make_unique<LiveRequest>(std::move(request), std::move(canvas));
-  live->request.params = params;
-  live->decoding = algorithm.begin({.prompt_length = live->canvas.prompt_length(),
-                                    .max_tokens = live->request.max_tokens,
-                                    .seed = live->request.seed,
-                                    .eos_token_ids = live->request.eos_token_ids,
-                                    .params = &live->request.params});
-  plan_forward(*live);
-  live->lanes = live->plan.guided ? 2 : 1;
+  request.params = decode::check_params(algorithm, request.params);
+  auto live = make_live(std::move(request), algorithm, model, options);
+  plan_forward(*live, options.max_batched_tokens);
   check_memory(*live, model, options);
   return live;
 }

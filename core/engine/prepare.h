@@ -25,7 +25,4 @@ int64_t pages_needed(const LiveRequest& live, int32_t page_size);
 void check_runs_on(const decode::Algorithm& algorithm, std::string_view architecture,
                    std::span<const std::string_view> valid);
 
-// Asks the decoding state for its next forward and checks the answer (InternalError: a bug in the algorithm).
-void plan_forward(LiveRequest& live);
-
 }  // namespace pydllm::engine

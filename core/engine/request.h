@@ -62,7 +62,7 @@ struct Event {
   std::vector<int32_t> final_tokens;
   std::vector<BlockDone> blocks;
 
-  // kStep with Request::snapshots: the block that was denoised, masked positions as -1. Confidences are the
+  // kStep with Request::snapshots: the block (or blocks) that was denoised, masked positions as -1. Confidences are the
   // probabilities that the tokens had in the forward that wrote them (RowStats::confidence), 0 for masked positions.
   int32_t snapshot_block = -1;
   int32_t snapshot_step = 0;
@@ -95,7 +95,7 @@ struct EngineStats {
   uint64_t final_tokens = 0;      // tokens that became final
   uint64_t denoise_steps = 0;     // sum over requests; a forward that failed is none
   uint64_t blocks_finished = 0;   // sum over requests, blocks cut by an end included
-  // Sum over denoising steps of all requests: generated positions of the block that the step worked on.
+  // Sum over denoising steps of all requests: generated positions of the blocks that the step worked on.
   uint64_t canvas_positions = 0;
   // Forwards by the number of requests they served (not cumulative); the sum is `steps`.
   std::array<uint64_t, kForwardBatchBounds.size() + 1> forward_batch_sizes = {};

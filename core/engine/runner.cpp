@@ -8,13 +8,15 @@
 namespace pydllm::engine {
 namespace {
 
-// The part of the chunk that belongs to the request, as whole-canvas logits (scored row = canvas position).
+// The part of the chunk that belongs to the request, as the model gave it: with shifted logits the scored row of a
+// position is the model's row of the one before.
 void keep_first_logits(LiveRequest& live, const ScoredRange& scored, const LogitChunk& chunk, const Tensor& logits) {
-  const int32_t begin = std::max(chunk.scored_begin, scored.begin);
+  const int32_t first = scored.begin + (live.logit_shift ? 1 : 0);
+  const int32_t begin = std::max(chunk.scored_begin, first);
   const int32_t end = std::min(chunk.scored_begin + chunk.scored_rows, scored.begin + scored.count);
   if (begin >= end) return;
   const Tensor from = logits.rows(begin - chunk.scored_begin, end - begin);
-  const Tensor to = live.first_logits.rows(begin - scored.begin, end - begin);
+  const Tensor to = live.first_logits.rows(begin - first, end - begin);
   std::memcpy(to.raw(), from.raw(), from.nbytes());
 }
 

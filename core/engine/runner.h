@@ -15,7 +15,7 @@
 namespace pydllm::engine {
 
 struct StepResult {
-  std::vector<std::vector<RowStats>> stats;  // of each request, one per row of its plan
+  std::vector<std::vector<RowStats>> stats;  // of each request, one per row of its plan; none when it only encodes
   int64_t tokens = 0;                        // fed to the model
 };
 

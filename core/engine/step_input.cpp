@@ -39,10 +39,12 @@ class StepBuilder {
   void add_sequence(const LiveRequest& live, int lane) {
     const std::vector<PageId>& pages = live.pages[static_cast<size_t>(lane)];
     plan_.input.sequences.push_back({.query_begin = static_cast<int32_t>(tokens_.size()),
-                                     .query_length = live.plan.query_end - live.plan.query_begin,
-                                     .kv_length = live.canvas.length(),
-                                     .pages = pages});
-    for (int32_t position = live.plan.query_begin; position < live.plan.query_end; ++position) {
+                                     .query_length = live.feed.length(),
+                                     .kv_length = live.visible_end(),
+                                     .pages = pages,
+                                     .query_position = live.feed.begin,
+                                     .block_length = live.block_length});
+    for (int32_t position = live.feed.begin; position < live.feed.end; ++position) {
       const bool hidden_prompt = lane == 1 && position < live.canvas.prompt_length();
       tokens_.push_back(hidden_prompt ? live.canvas.mask_token_id()
                                       : live.canvas.tokens()[static_cast<size_t>(position)]);
@@ -51,9 +53,12 @@ class StepBuilder {
     }
   }
 
+  // With shifted logits the position behind the window is scored, too, when everything is: by the window's last row,
+  // which no other position asks for.
   static std::vector<int32_t> scored_positions(const LiveRequest& live) {
+    if (!live.feed.denoises) return {};
     if (!live.scores_everything()) return live.plan.rows;
-    std::vector<int32_t> all(static_cast<size_t>(live.plan.query_end - live.plan.query_begin));
+    std::vector<int32_t> all(static_cast<size_t>(live.window_length()) + (live.logit_shift ? 1 : 0));
     std::iota(all.begin(), all.end(), live.plan.query_begin);
     return all;
   }
@@ -66,16 +71,16 @@ class StepBuilder {
                                 .top_p = live.request.top_p,
                                 .top_k = live.request.top_k,
                                 .seed = live.request.seed,
-                                .step = static_cast<uint32_t>(live.forward_passes),
+                                .step = static_cast<uint32_t>(live.denoise_steps),
                                 .position = static_cast<uint32_t>(position),
                                 .filtered = live.plan.filtered});
     }
   }
 
   void add_hidden(size_t index, int lane, std::span<const int32_t> positions) {
-    const decode::ForwardPlan& plan = batch_[index]->plan;
-    const int32_t first = query_row_[index] + lane * (plan.query_end - plan.query_begin) - plan.query_begin;
-    for (const int32_t position : positions) hidden_rows_.push_back(first + position);
+    const LiveRequest& live = *batch_[index];
+    const int32_t first = query_row_[index] + lane * live.feed.length() - live.feed.begin;
+    for (const int32_t position : positions) hidden_rows_.push_back(first + live.scoring_position(position));
   }
 
   void add_unguided_rows(size_t index) {

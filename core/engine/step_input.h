@@ -22,8 +22,8 @@ struct LogitChunk {
   float guidance_scale = 0;
 };
 
-// The scored rows of one request, among those of the step: one per row of its plan, or one per canvas position when it
-// scores everything.
+// The scored rows of one request, among those of the step: one per row of its plan, one per position of its window when
+// it scores everything, none when it does not denoise.
 struct ScoredRange {
   int32_t begin = 0;
   int32_t count = 0;

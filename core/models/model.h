@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/attention_kind.h"
 #include "cache/kv_cache.h"
 #include "ops/attention.h"
 #include "tensor/context.h"
@@ -36,6 +37,11 @@ struct ModelInfo {
   int32_t kv_heads = 0;
   int32_t head_dim = 0;
   DType kv_dtype = DType::kF32;
+  AttentionKind attention = AttentionKind::kFull;
+  int32_t block_length = 0;  // of block-causal attention; 0 for full attention
+  // The logits of row i - 1 are about position i (models adapted from autoregressive ones: Dream, RND1). Row 0 stands
+  // in for the row before the first position. Who asks for hidden rows picks them accordingly.
+  bool logit_shift = false;
 };
 
 // Immutable after construction; one thread calls it at a time (work buffers are kept between calls).

@@ -31,6 +31,11 @@ void expect_span(const SequenceSpan& span, size_t index, const LayerShape& layer
         name("query"), ": rows [", span.query_begin, ", +", span.query_length, ") do not lie in ", tokens, " tokens");
   check(span.kv_length >= (span.query_length > 0 ? 1 : 0), name("kv_length"), ": expected at least 1, got ",
         span.kv_length);
+  check(span.block_length >= 0, name("block_length"), ": expected at least 0, got ", span.block_length);
+  check(
+      span.block_length == 0 || (span.query_position >= 0 && span.query_position <= span.kv_length - span.query_length),
+      name("query_position"), ": positions [", span.query_position, ", +", span.query_length, ") do not lie in ",
+      span.kv_length, " keys");
   const int64_t needed = (span.kv_length + layer.page_size - 1) / layer.page_size;
   check(static_cast<int64_t>(span.pages.size()) >= needed, name("pages"), ": expected at least ", needed, " pages for ",
         span.kv_length, " positions, got ", span.pages.size());

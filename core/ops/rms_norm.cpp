@@ -8,6 +8,10 @@
 namespace pydllm::ops {
 namespace {
 
+void expect_epsilon(float epsilon) {
+  check(std::isfinite(epsilon) && epsilon >= 0, "epsilon: expected a finite number >= 0, got ", epsilon);
+}
+
 void expect_norm(const Tensor& x, const Tensor& weight, float epsilon, const Tensor& out, int64_t out_rows) {
   const auto [rows, dim] = shape_of<2>(x, "x");
   expect_dtype(x, "x", DType::kF32);
@@ -15,7 +19,7 @@ void expect_norm(const Tensor& x, const Tensor& weight, float epsilon, const Ten
   expect_shape(weight, "weight", {dim});
   expect_float_dtype(out, "out");
   expect_shape(out, "out", {out_rows, dim});
-  check(std::isfinite(epsilon) && epsilon >= 0, "epsilon: expected a finite number >= 0, got ", epsilon);
+  expect_epsilon(epsilon);
 }
 
 }  // namespace
@@ -33,6 +37,17 @@ void rms_norm_rows(const Context& context, const Tensor& x, const Tensor& rows, 
   expect_dtype(rows, "rows", DType::kI32);
   expect_norm(x, weight, epsilon, out, count);
   cpu::rms_norm(context, x, rows, weight, epsilon, out);
+}
+
+void rms_norm_heads(const Context& context, Tensor& x, int64_t first_column, int64_t heads, const Tensor& weight,
+                    float epsilon) {
+  expect_runnable(context, "rms_norm_heads", {{x, "x"}, {weight, "weight"}});
+  const auto [head_dim] = shape_of<1>(weight, "weight");
+  expect_dtype(x, "x", DType::kF32);
+  expect_dtype(weight, "weight", DType::kF32);
+  expect_columns("x", first_column, checked_product(heads, head_dim, "heads"), shape_of<2>(x, "x")[1]);
+  expect_epsilon(epsilon);
+  cpu::rms_norm_heads(context, x, first_column, heads, weight, epsilon);
 }
 
 }  // namespace pydllm::ops

@@ -16,4 +16,10 @@ void rms_norm(const Context& context, const Tensor& x, const Tensor& weight, flo
 void rms_norm_rows(const Context& context, const Tensor& x, const Tensor& rows, const Tensor& weight, float epsilon,
                    Tensor& out);
 
+// The same over each of `heads` heads of every row, in place (qk-norm).
+//   x       float32 [tokens, row_width]; head h starts at column first_column + h * head_dim
+//   weight  float32 [head_dim], shared by the heads
+void rms_norm_heads(const Context& context, Tensor& x, int64_t first_column, int64_t heads, const Tensor& weight,
+                    float epsilon);
+
 }  // namespace pydllm::ops

@@ -167,6 +167,24 @@ constexpr int32_t below(const float* value, int32_t count, float bound, int32_t*
   return kept;
 }
 
+// Every row with confidence > threshold if there are at least n, ascending; else the min(n, count) most confident rows,
+// best first.
+constexpr int32_t confident_or_top(const float* confidence, int32_t count, float threshold, int32_t n,
+                                   int32_t* chosen) {
+  int32_t kept = 0;
+  for (int32_t row = 0; row < count; ++row) {
+    if (confidence[row] > threshold) chosen[kept++] = row;
+  }
+  return kept >= n ? kept : top_confidence(confidence, count, n, chosen);
+}
+
+// The first min(n, count) rows.
+constexpr int32_t leftmost(int32_t count, int32_t n, int32_t* chosen) {
+  const int32_t taken = n < count ? n : count;
+  for (int32_t row = 0; row < taken; ++row) chosen[row] = row;
+  return taken;
+}
+
 // Every row; ascending.
 constexpr int32_t all(int32_t count, int32_t* chosen) {
   for (int32_t row = 0; row < count; ++row) chosen[row] = row;

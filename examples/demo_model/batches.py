@@ -8,11 +8,11 @@ more and the tail of end tokens less; every batch mixes all families.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from tasks import Problem, draw
+from tasks import LESSONS, Lesson, Problem, draw
 from vocabulary import END, MASK, TURN_END, rendered
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ ALL_MASKED = 0.1
 SEMI_AUTOREGRESSIVE = 0.15
 """Share of rows seen as decoding by blocks of SEMI_BLOCK sees them: final before, masked after."""
 SEMI_BLOCK = 16
+BLOCK_LENGTHS = (8, 16, 32)
+"""Of the block-causal sibling: drawn for every row."""
 CONVERSATION = 0.15
 """Share of rows that come after one or two earlier turns."""
 MOST_TURNS = 2
@@ -52,13 +54,17 @@ class Batch:
     weights: Tensor
     prompt: Tensor
     """Prompt lengths [rows]."""
+    answer: Tensor
+    """Answer lengths, the end of the turn included [rows]."""
     canvas: Tensor
     """Canvas lengths [rows]."""
+    block: Tensor | None = None
+    """Block lengths [rows] of block-causal attention; None: full attention."""
 
     def to(self, device: str) -> Batch:
         """The batch on another device."""
-        moved = (t.to(device) for t in (self.ids, self.targets, self.weights, self.prompt, self.canvas))
-        return Batch(*moved)
+        moved = {name: value if value is None else value.to(device) for name, value in vars(self).items()}
+        return Batch(**moved)
 
     @property
     def inside(self) -> Tensor:
@@ -68,8 +74,15 @@ class Batch:
 
     @property
     def visible(self) -> Tensor:
-        """Keys that may be attended to."""
-        return self.inside[:, None, None]
+        """Keys that may be attended to [rows, 1, 1 or length, length]."""
+        inside = self.inside[:, None, None]
+        return inside if self.block is None else inside & block_causal(self.block, self.ids.shape[1])
+
+
+def block_causal(block: Tensor, length: int) -> Tensor:
+    """Keys of the query's block and of earlier ones; blocks begin at position 0 [rows, 1, length, length]."""
+    at = torch.arange(length, device=block.device)[None] // block[:, None]
+    return (at[:, None] <= at[:, :, None])[:, None]
 
 
 _Bucket = tuple[int, int]
@@ -87,8 +100,9 @@ class _Row:
 class Source:
     """An endless, reproducible stream of noised batches; `state` and `restore` make training resumable."""
 
-    def __init__(self, tokenizer: Tokenizer, *, tokens: int, seed: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, tokens: int, seed: int, lesson: Lesson = LESSONS[-1]) -> None:
         self._tokenizer = tokenizer
+        self._lesson = lesson
         self._tokens = tokens
         self._random = random.Random(seed)
         self._generator = torch.Generator().manual_seed(seed)
@@ -116,15 +130,19 @@ class Source:
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
-            row = self._row(draw(self._random))
-            fitting = [canvas for canvas in CANVASES if canvas >= len(row.answer)]
-            canvas = self._random.choices(fitting, [CANVASES[c] for c in fitting])[0]
+            row = self._row(draw(self._random, self._lesson))
+            canvas = self._canvas(len(row.answer))
             bucket = (canvas, len(row.prompt) // PROMPT_STEP)
             rows = self._waiting.setdefault(bucket, [])
             rows.append(row)
             if len(rows) * (max(len(r.prompt) for r in rows) + canvas) >= self._tokens:
                 self._waiting[bucket] = []
                 yield self._noised(self._clean(rows, canvas))
+
+    def _canvas(self, answer: int) -> int:
+        """Independent of the answer but for the need to hold it."""
+        fitting = [canvas for canvas in CANVASES if canvas >= answer]
+        return self._random.choices(fitting, [CANVASES[canvas] for canvas in fitting])[0]
 
     def _row(self, problem: Problem) -> _Row:
         answer = [*self._tokenizer.encode(problem.answer).ids, self._turn_end]
@@ -134,7 +152,7 @@ class Source:
     def _earlier(self, problem: Problem) -> list[tuple[str, str]]:
         if problem.family in LONG or self._random.random() >= CONVERSATION:
             return []
-        turns = [draw(self._random) for _ in range(self._random.randint(1, MOST_TURNS))]
+        turns = [draw(self._random, self._lesson) for _ in range(self._random.randint(1, MOST_TURNS))]
         return [(turn.prompt, turn.answer) for turn in turns if turn.family not in LONG]
 
     def _weights(self, family: str, answer: list[int]) -> list[float]:
@@ -158,8 +176,9 @@ class Source:
             tail = ([1.0] * HEAVY_TAIL + [TAIL_WEIGHT] * rest)[:rest]
             weights.append([0.0] * len(row.prompt) + row.weights + tail)
         prompt = torch.tensor([len(row.prompt) for row in rows])
+        answer = torch.tensor([len(row.answer) for row in rows])
         targets = torch.tensor(ids)
-        return Batch(targets, targets, torch.tensor(weights), prompt, torch.full_like(prompt, canvas))
+        return Batch(targets, targets, torch.tensor(weights), prompt, answer, torch.full_like(prompt, canvas))
 
     def _noised(self, batch: Batch) -> Batch:
         position = torch.arange(batch.ids.shape[1])[None]
@@ -172,8 +191,11 @@ class Source:
         semi = self._uniform(len(prompt), 1) < SEMI_AUTOREGRESSIVE
         masked = torch.where(semi, by_block, hidden & answer)
         learned = torch.where(semi, by_block & block, hidden & answer)
+        return self._hidden(batch, masked, learned)
+
+    def _hidden(self, batch: Batch, masked: Tensor, learned: Tensor) -> Batch:
         ids = torch.where(masked, self._mask, batch.ids)
-        return Batch(ids, batch.targets, torch.where(learned, batch.weights, 0.0), batch.prompt, batch.canvas)
+        return replace(batch, ids=ids, weights=torch.where(learned, batch.weights, 0.0))
 
     def _ratios(self, rows: int) -> Tensor:
         """One masking ratio per row, stratified over the batch."""
@@ -184,6 +206,25 @@ class Source:
 
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(*shape, generator=self._generator)
+
+
+class BlockSource(Source):
+    """Rows as block-causal decoding sees them: final before a block, noise inside it, nothing behind it."""
+
+    def _canvas(self, answer: int) -> int:
+        longest = max(BLOCK_LENGTHS)
+        return min(canvas for canvas in CANVASES if canvas % longest == 0 and canvas >= answer + longest)
+
+    def _noised(self, batch: Batch) -> Batch:
+        rows, length = batch.ids.shape
+        block = torch.tensor([self._random.choice(BLOCK_LENGTHS) for _ in range(rows)])
+        first = batch.prompt // block
+        blocks = (batch.prompt + batch.answer - 1) // block - first + 1
+        begin = (first + (self._uniform(rows) * blocks).long()) * block
+        position = torch.arange(length)[None]
+        denoised = (position >= torch.maximum(begin, batch.prompt)[:, None]) & (position < (begin + block)[:, None])
+        masked = denoised & (self._uniform(rows, length) < self._ratios(rows))
+        return replace(self._hidden(batch, masked, masked), canvas=begin + block - batch.prompt, block=block)
 
 
 def _id(tokenizer: Tokenizer, text: str) -> int:

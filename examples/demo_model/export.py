@@ -1,6 +1,6 @@
 """Writes a trained network as a Hugging Face directory: python examples/demo_model/export.py build/demo_model TARGET
 
-The model card comes from card.md; its accuracy table is filled in from the report of `pydllm eval --json`, if given.
+LLaDA's layout, or SDAR's for the block-causal sibling. The model card is card.py's work.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from batches import BLOCK_LENGTHS
 from network import Shape
 from safetensors.torch import save_file
+from sibling import sdar_name
 from vocabulary import BEGIN, CHAT_TEMPLATE, END, MASK, TURN_END, build
 
 CONTEXT = 256
-DEFAULT_ANSWER = 64
+DEFAULT_ANSWER = 96
+"""max_new_tokens: the longest stories have 65."""
 
 
-def config(shape: Shape, ids: dict[str, int]) -> dict[str, Any]:
+def llada_config(shape: Shape, ids: dict[str, int]) -> dict[str, Any]:
     """config.json under LLaDA's names."""
     return {
         "architectures": ["LLaDAModelLM"],
@@ -68,6 +71,35 @@ def config(shape: Shape, ids: dict[str, int]) -> dict[str, Any]:
     }
 
 
+def sdar_config(shape: Shape, ids: dict[str, int]) -> dict[str, Any]:
+    """config.json under SDAR's names (Qwen3's, with a block size)."""
+    return {
+        "architectures": ["SDARForCausalLM"],
+        "model_type": "sdar",
+        "hidden_size": shape.d_model,
+        "num_hidden_layers": shape.n_layers,
+        "num_attention_heads": shape.n_heads,
+        "num_key_value_heads": shape.n_heads,
+        "head_dim": shape.head_dim,
+        "intermediate_size": shape.mlp_hidden_size,
+        "vocab_size": shape.vocab_size,
+        "max_position_embeddings": shape.max_sequence_length,
+        "rope_theta": shape.rope_theta,
+        "rope_scaling": None,
+        "rms_norm_eps": shape.rms_norm_eps,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "tie_word_embeddings": False,
+        "use_sliding_window": False,
+        "block_size": max(BLOCK_LENGTHS) // 2,
+        "mask_token_id": ids[MASK],
+        "bos_token_id": ids[BEGIN],
+        "eos_token_id": ids[END],
+        "pad_token_id": ids[END],
+        "torch_dtype": "bfloat16",
+    }
+
+
 def special_tokens() -> dict[str, str]:
     """Under Hugging Face's names."""
     return {"bos_token": BEGIN, "eos_token": END, "pad_token": END, "mask_token": MASK}
@@ -80,9 +112,13 @@ def export(trained: Path, target: Path) -> None:
     ids = {text: tokenizer.token_to_id(text) for text in (BEGIN, END, MASK, TURN_END)}
     target.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(target / "tokenizer.json"))
-    weights = {name: weight.to("cpu", torch.bfloat16).contiguous() for name, weight in saved["weights"].items()}
+    shape = Shape(**saved["shape"])
+    name_of = sdar_name if shape.qk_norm else str
+    weights = {
+        name_of(name): weight.to("cpu", torch.bfloat16).contiguous() for name, weight in saved["weights"].items()
+    }
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
-    _write(target / "config.json", config(Shape(**saved["shape"]), ids))
+    _write(target / "config.json", (sdar_config if shape.qk_norm else llada_config)(shape, ids))
     _write(target / "special_tokens_map.json", special_tokens())
     _write(
         target / "tokenizer_config.json",
@@ -101,7 +137,7 @@ def export(trained: Path, target: Path) -> None:
             "pad_token_id": ids[END],
             "mask_token_id": ids[MASK],
             "max_new_tokens": DEFAULT_ANSWER,
-            "block_length": 32,
+            "block_length": max(BLOCK_LENGTHS) // 2 if shape.qk_norm else max(BLOCK_LENGTHS),
         },
     )
 

@@ -26,13 +26,20 @@ class Shape:
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-5
     max_sequence_length: int = 256
+    qk_norm: bool = False
+    """RMSNorm of every query and key head before rotation, as in SDAR (Qwen3's layout); LLaDA has none."""
+
+    @property
+    def head_dim(self) -> int:
+        """Width of an attention head."""
+        return self.d_model // self.n_heads
 
 
 class _Norm(nn.Module):
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, width: int, eps: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(shape.d_model))
-        self.eps = shape.rms_norm_eps
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
@@ -52,7 +59,10 @@ class _Block(nn.Module):
         super().__init__()
         width, hidden = shape.d_model, shape.mlp_hidden_size
         self.heads = shape.n_heads
-        self.attn_norm, self.ff_norm = _Norm(shape), _Norm(shape)
+        self.attn_norm, self.ff_norm = (_Norm(width, shape.rms_norm_eps) for _ in range(2))
+        self.q_norm, self.k_norm = (
+            _Norm(shape.head_dim, shape.rms_norm_eps) if shape.qk_norm else nn.Identity() for _ in range(2)
+        )
         self.q_proj, self.k_proj, self.v_proj = (_linear(width, width) for _ in range(3))
         self.attn_out = _linear(width, width)
         self.ff_proj, self.up_proj, self.ff_out = _linear(width, hidden), _linear(width, hidden), _linear(hidden, width)
@@ -66,7 +76,7 @@ class _Block(nn.Module):
         rows, length, width = h.shape
         split = (rows, length, self.heads, width // self.heads)
         q, k, v = (proj(h).view(split).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        q, k = _rotated(q, cos, sin), _rotated(k, cos, sin)
+        q, k = _rotated(self.q_norm(q), cos, sin), _rotated(self.k_norm(k), cos, sin)
         scores = (q @ k.transpose(-1, -2)) * split[-1] ** -0.5
         if visible is not None:
             scores = scores.masked_fill(~visible, float("-inf"))
@@ -82,12 +92,11 @@ class Network(nn.Module):
         inner = nn.Module()
         inner.wte = nn.Embedding(shape.vocab_size, shape.d_model)
         inner.blocks = nn.ModuleList(_Block(shape) for _ in range(shape.n_layers))
-        inner.ln_f = _Norm(shape)
+        inner.ln_f = _Norm(shape.d_model, shape.rms_norm_eps)
         inner.ff_out = _linear(shape.d_model, shape.vocab_size)
         self.model = nn.Module()
         self.model.transformer = inner
-        half = shape.d_model // shape.n_heads
-        frequencies = 1 / shape.rope_theta ** (torch.arange(0, half, 2).float() / half)
+        frequencies = 1 / shape.rope_theta ** (torch.arange(0, shape.head_dim, 2).float() / shape.head_dim)
         angles = torch.outer(torch.arange(shape.max_sequence_length).float(), frequencies)
         angles = torch.cat((angles, angles), -1)
         self.register_buffer("cos", angles.cos(), persistent=False)

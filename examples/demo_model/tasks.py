@@ -7,10 +7,11 @@ contain them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def _compare(rng: random.Random) -> Problem:
     return Problem("compare", f"{min(a, b)},{max(a, b)}", prompt, str(max(a, b) if larger else min(a, b)))
 
 
-def _count(rng: random.Random) -> Problem:
+def _count(rng: random.Random, tally: Callable[[str, str], str]) -> Problem:
     """Letters are spelled out in most questions, so that counting is a skill and not a table of words."""
     if rng.random() < 0.25:
         word = rng.choice(WORDS)
@@ -143,8 +144,17 @@ def _count(rng: random.Random) -> Problem:
         shown, key = " ".join(word), word
     letter = rng.choice(word) if rng.random() < 0.8 else rng.choice(LETTERS)
     asked = ("How many times does {} appear in {}?", "Count the letter {} in {}.", "How many letters {} are in {}?")
-    answer = f"Letters: {' '.join(word)} = {word.count(letter)}"
+    answer = f"Letters: {tally(word, letter)} = {word.count(letter)}"
     return Problem("count", f"{key}/{letter}", rng.choice(asked).format(letter, shown), answer)
+
+
+def _spelled(word: str, _letter: str) -> str:
+    return " ".join(word)
+
+
+def _running_count(word: str, letter: str) -> str:
+    """Each letter with how often `letter` came so far: the result is then a short step from what stands before it."""
+    return " ".join(f"{one}{word[: at + 1].count(letter)}" for at, one in enumerate(word))
 
 
 def _reverse(rng: random.Random) -> Problem:
@@ -156,10 +166,21 @@ def _reverse(rng: random.Random) -> Problem:
     return Problem("reverse", word, f"Reverse: {' '.join(word)}.", "Backwards: " + " ".join(reversed(word)))
 
 
-def _make(rng: random.Random) -> Problem:
-    """Many right answers: tokens must agree with each other, so writing them all at once fails."""
+def _any_pair(rng: random.Random) -> tuple[int, int]:
     total = rng.randint(0, 198)
     a = rng.randint(max(0, total - 99), min(99, total))
+    return a, total - a
+
+
+def _small_second(rng: random.Random) -> tuple[int, int]:
+    total = rng.randint(1, 198)
+    b = rng.randint(1, min(9, total))
+    return total - b, b
+
+
+def _make(rng: random.Random, pair: Callable[[random.Random], tuple[int, int]]) -> Problem:
+    """Many right answers: tokens must agree with each other, so writing them all at once fails."""
+    a, b = pair(rng)
     asked = (
         "Which two numbers make {}?",
         "Give me a sum that makes {}.",
@@ -167,11 +188,11 @@ def _make(rng: random.Random) -> Problem:
         "What adds up to {}?",
         "Write {} as a sum.",
     )
-    return Problem("make", str(total), rng.choice(asked).format(total), f"{a} + {total - a} = {total}")
+    return Problem("make", str(a + b), rng.choice(asked).format(a + b), f"{a} + {b} = {a + b}")
 
 
 def _is_sum(text: str, total: int) -> bool:
-    found = re.fullmatch(r"(\d{1,2}) \+ (\d{1,2}) = (\d{1,3})", text)
+    found = re.fullmatch(r"(\d{1,3}) \+ (\d{1,2}) = (\d{1,3})", text)
     return found is not None and int(found[1]) + int(found[2]) == total == int(found[3])
 
 
@@ -306,9 +327,9 @@ FAMILIES: Mapping[str, Callable[[random.Random], Problem]] = {
     "word": _word_problem,
     "sort": _sort,
     "compare": _compare,
-    "count": _count,
+    "count": functools.partial(_count, tally=_running_count),
     "reverse": _reverse,
-    "make": _make,
+    "make": functools.partial(_make, pair=_small_second),
     "story": _story,
     "chat": _chat,
     "describe": _describe,
@@ -316,19 +337,69 @@ FAMILIES: Mapping[str, Callable[[random.Random], Problem]] = {
 MEMORISED = ("chat", "describe")
 """Families without held-out problems: their sentences are learned by heart."""
 COMPUTED = tuple(name for name in FAMILIES if name not in MEMORISED)
-MIXTURE: Mapping[str, float] = {
-    "add": 0.18,
-    "subtract": 0.19,
-    "word": 0.16,
-    "sort": 0.14,
-    "compare": 0.04,
-    "count": 0.09,
-    "reverse": 0.04,
-    "make": 0.06,
-    "story": 0.03,
-    "chat": 0.05,
-    "describe": 0.02,
-}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """A stretch of training: what is shown in which shares, and how the learning rate goes."""
+
+    mixture: Mapping[str, float]
+    families: Mapping[str, Callable[[random.Random], Problem]]
+    horizon: int
+    """Steps after which the learning rate would be 0."""
+    steps: int
+    rate: float
+    """Factor of the learning rates."""
+
+
+LESSONS = (
+    Lesson(
+        mixture={
+            "add": 0.18,
+            "subtract": 0.19,
+            "word": 0.16,
+            "sort": 0.14,
+            "compare": 0.04,
+            "count": 0.09,
+            "reverse": 0.04,
+            "make": 0.06,
+            "story": 0.03,
+            "chat": 0.05,
+            "describe": 0.02,
+        },
+        families={
+            **FAMILIES,
+            "count": functools.partial(_count, tally=_spelled),
+            "make": functools.partial(_make, pair=_any_pair),
+        },
+        horizon=7000,
+        steps=5750,
+        rate=1.0,
+    ),
+    Lesson(
+        mixture={
+            "add": 0.09,
+            "subtract": 0.11,
+            "word": 0.24,
+            "sort": 0.14,
+            "compare": 0.07,
+            "count": 0.15,
+            "reverse": 0.03,
+            "make": 0.10,
+            "story": 0.02,
+            "chat": 0.03,
+            "describe": 0.02,
+        },
+        families=FAMILIES,
+        horizon=3000,
+        steps=3000,
+        rate=0.6,
+    ),
+)
+"""First the formats, the tables of digits and copying; then what was hardest takes more of the time, counting is done
+letter by letter, and sums are found by taking a small number away."""
+SIBLING_LESSON = replace(LESSONS[-1], horizon=1200, steps=1200)
+"""The block-causal sibling continues from the finished model."""
 
 
 def held_out(problem: Problem) -> bool:
@@ -342,14 +413,22 @@ def held_out(problem: Problem) -> bool:
     return int(digest[:8], 16) % FEW_KEYS.get(family, HELD_OUT_ONE_IN) == 0
 
 
-def draw(rng: random.Random, family: str | None = None, *, test: bool = False) -> Problem:
-    """A training problem of the mixture (or of one family), or a held-out one."""
-    chosen = family or rng.choices(list(MIXTURE), list(MIXTURE.values()))[0]
+def draw(rng: random.Random, lesson: Lesson = LESSONS[-1]) -> Problem:
+    """A training problem."""
+    family = rng.choices(list(lesson.mixture), list(lesson.mixture.values()))[0]
+    return draw_of(rng, family, lesson.families[family])
+
+
+def draw_of(
+    rng: random.Random, family: str, make: Callable[[random.Random], Problem] | None = None, *, test: bool = False
+) -> Problem:
+    """A training problem of one family, or a held-out one (any, where the family has none)."""
+    make = make or FAMILIES[family]
     while True:
-        problem = FAMILIES[chosen](rng)
+        problem = make(rng)
         if test and problem.key.startswith("w"):
             continue
-        if chosen in MEMORISED or held_out(problem) == test:
+        if family in MEMORISED or held_out(problem) == test:
             return problem
 
 
@@ -358,7 +437,7 @@ def held_out_set(family: str, count: int, seed: str = "test") -> list[Problem]:
     rng = random.Random(f"{family}/{seed}")
     found: dict[str, Problem] = {}
     for _ in range(50 * count):
-        problem = draw(rng, family, test=family not in MEMORISED)
+        problem = draw_of(rng, family, test=family not in MEMORISED)
         found.setdefault(problem.prompt, problem)
         if len(found) == count:
             break

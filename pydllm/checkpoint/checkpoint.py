@@ -42,8 +42,14 @@ class Checkpoint:
 
     @property
     def max_positions(self) -> int:
-        """Prompt and generated tokens together."""
-        return int(self.config["max_positions"])
+        """Prompt and generated tokens together; whole blocks where attention is block-causal."""
+        positions = int(self.config["max_positions"])
+        return positions - positions % self.block_length if self.block_length > 0 else positions
+
+    @property
+    def block_length(self) -> int:
+        """Of block-causal attention; 0 with full attention."""
+        return int(self.config["block_length"])
 
 
 def open_checkpoint(
@@ -51,11 +57,13 @@ def open_checkpoint(
     *,
     dtype: str = "auto",
     mask_token_id: int | None = None,
+    block_length: int | None = None,
     name: str | None = None,
 ) -> Checkpoint:
     """Reads and checks everything but the weights.
 
-    dtype "auto" is config.json's torch_dtype, else the type of the first weight. Raises CheckpointError, one
+    dtype "auto" is config.json's torch_dtype, else the type of the first weight. mask_token_id and block_length (of
+    block-causal models) win over the files'. Raises CheckpointError, one
     line that names file and field.
     """
     if dtype not in DTYPES:
@@ -63,7 +71,7 @@ def open_checkpoint(
     if not directory.is_dir():
         raise CheckpointError(f"{file_label(str(directory))}: expected a directory")
     config = read_config(directory)
-    values = model_config(config)
+    values = model_config(config, block_length=block_length)
     declared = stored_dtype(config)
     generation = read_generation(directory)
     ids = token_ids(config, generation, vocab_size=values["vocab_size"], mask_token_id=mask_token_id)

@@ -139,7 +139,7 @@ def _params(
 def _load(settings: Mapping[str, Resolved]) -> LLM:
     from pydllm.llm import LLM
 
-    names = tuple(option.name for option in listed(ENGINE))
+    names = (*(option.name for option in listed(ENGINE)), "block_length")  # a block-causal model may need it to load
     model = settings["model"].value
     with loading(model or "the embedded demo model", quiet=True) as report:
         return LLM(model, load_progress=report, **given(settings, names))

@@ -47,7 +47,8 @@ class EngineConfig:
     algorithm: str = ""
     """Default decoding algorithm; empty: the architecture's."""
     block_length: int | None = None
-    """Default block length; unset: the checkpoint's generation_config, then the algorithm's."""
+    """Tokens denoised together. Block-causal models: the model's block, over config.json's block_size. Full attention:
+    the default of requests; unset: the checkpoint's generation_config, then the algorithm's."""
     algorithm_params: Mapping[str, ParamScalar] = field(default_factory=dict)
     """Defaults for parameters of the default algorithm, by name or alias, for requests that run it and leave them
     unset. Checked against the algorithm's table when the model is found."""

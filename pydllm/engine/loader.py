@@ -58,6 +58,7 @@ def find(
         _directory(model, revision),
         dtype=config.dtype,
         mask_token_id=config.mask_token_id,
+        block_length=config.block_length,
         name="demo" if model is None else None,
     )
     return FoundModel(checkpoint=checkpoint, config=config, facts=_facts(checkpoint, config))
@@ -103,8 +104,9 @@ def _facts(checkpoint: Checkpoint, config: EngineConfig) -> ModelFacts:
         raise CheckpointError(f"config.json: architectures: expected one of {names}, got {checkpoint.architecture}")
     default = _default_algorithm(architecture, config.algorithm)
     defaults = checkpoint.generation_defaults
-    if config.block_length is not None:
-        defaults = dataclasses.replace(defaults, block_length=config.block_length)
+    block_length = checkpoint.block_length or config.block_length
+    if block_length is not None:
+        defaults = dataclasses.replace(defaults, block_length=block_length)
     return ModelFacts(
         architecture=checkpoint.architecture,
         vocab_size=checkpoint.vocab_size,

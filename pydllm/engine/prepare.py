@@ -21,7 +21,17 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_TOKENS = 256
 Scalar = TypeVar("Scalar", int, float)
-TYPED_PARAMS = ("block_length", "max_steps_per_block", "confidence_threshold", "entropy_threshold")
+TYPED_PARAMS = (
+    "block_length",
+    "max_steps_per_block",
+    "confidence_threshold",
+    "entropy_threshold",
+    "cache",
+    "allow_edits",
+    "edit_threshold",
+)
+NEUTRAL: tuple[tuple[str, ParamScalar], ...] = (("cache", "none"), ("allow_edits", False))
+"""Exact decoding and text that stays: true of every algorithm that has no parameter for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +155,7 @@ def _algorithm_params(
     params: dict[str, ParamScalar] = {}
     for name in TYPED_PARAMS:
         value = getattr(diffusion, name)
-        if value is not None:
+        if value is not None and not _holds_anyway(algorithm, name, value, facts):
             params[name] = value
     for key, value in diffusion.extra.items():
         if key in params:
@@ -154,6 +164,23 @@ def _algorithm_params(
             )
         params[key] = value
     return _suggested_params(algorithm, set(params), facts) | params
+
+
+def _holds_anyway(algorithm: _core.AlgorithmInfo, name: str, value: ParamScalar, facts: ModelFacts) -> bool:
+    """Whether the value says what an algorithm without this parameter does."""
+    if any(spec.name == name for spec in algorithm.params):
+        return False
+    if name == "block_length" and algorithm.attention == "block_causal":
+        return _is_the_models_block(value, facts)
+    return (name, value) in NEUTRAL
+
+
+def _is_the_models_block(value: ParamScalar, facts: ModelFacts) -> bool:
+    block = facts.defaults.block_length
+    if value != block:
+        message = f"diffusion.block_length: expected the model's {block}, got {shown(value)}"
+        raise InvalidRequestError("diffusion.block_length", message)
+    return True
 
 
 def _suggested_params(algorithm: _core.AlgorithmInfo, given: set[str], facts: ModelFacts) -> dict[str, ParamScalar]:

@@ -83,7 +83,7 @@ def _request(prompt: str, sampling: SamplingParams, diffusion: DiffusionParams) 
 
     extra = struct_pb2.Struct()
     extra.update(dict(diffusion.extra))
-    return generation_service_pb2.GenerateRequest(
+    request = generation_service_pb2.GenerateRequest(
         chat=types_pb2.ChatInput(messages=[types_pb2.ChatMessage(role="user", content=prompt)]),
         sampling=types_pb2.SamplingParams(temperature=sampling.temperature, max_tokens=sampling.max_tokens),
         diffusion=types_pb2.DiffusionParams(
@@ -93,7 +93,12 @@ def _request(prompt: str, sampling: SamplingParams, diffusion: DiffusionParams) 
             max_forward_passes=diffusion.max_forward_passes,
             confidence_threshold=diffusion.confidence_threshold,
             entropy_threshold=diffusion.entropy_threshold,
+            cache=diffusion.cache,
+            edit_threshold=diffusion.edit_threshold,
             extra=extra,
         ),
         output=types_pb2.OutputOptions(token_ids=True, stats=True),
     )
+    if diffusion.allow_edits is not None:
+        request.diffusion.allow_edits = diffusion.allow_edits
+    return request

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
-_SUM = re.compile(r"(\d{1,2}) \+ (\d{1,2}) = (\d{1,3})")
+_SUM = re.compile(r"(\d{1,3}) \+ (\d{1,2}) = (\d{1,3})")
 MARK = "####"
 
 
@@ -34,7 +34,7 @@ class Item:
     answers: tuple[str, ...] = ()
     """Texts that are right, exactly."""
     total: int | None = None
-    """Any "a + b = total" with numbers of at most two digits is right."""
+    """Any "a + b = total" that adds up is right (b has at most two digits, a three)."""
     number: Decimal | None = None
     """The number after ####, else the last number of the text, is right when it has this value."""
 

@@ -100,6 +100,9 @@ DIFFUSION: _Fields = {
     "max_forward_passes": int,
     "confidence_threshold": decimal,
     "entropy_threshold": decimal,
+    "cache": str,
+    "allow_edits": bool,
+    "edit_threshold": decimal,
     "extra": lambda value: json_object(value, "diffusion.extra"),
 }
 

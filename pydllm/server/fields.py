@@ -37,8 +37,7 @@ def _empty(value: Any) -> bool:
 
 _FILTER = "this sampling filter is not available"
 _PENALTY = "penalties are not available"
-_EDITS = "no algorithm of this server revises committed tokens"
-_CACHE = "this server decodes exactly, without an approximate cache"
+_REFRESH = "no cache of this server is refreshed by a count of forward passes"
 
 REFUSALS = (
     Refusal("canvas", _never, "canvas input is not available"),
@@ -48,10 +47,7 @@ REFUSALS = (
     Refusal("sampling.frequency_penalty", _only(0), _PENALTY),
     Refusal("sampling.logit_bias", _empty, "logit bias is not available"),
     Refusal("sampling.min_tokens", _only(0), "a lower bound on tokens is not available"),
-    Refusal("diffusion.allow_edits", _only(False), _EDITS),
-    Refusal("diffusion.edit_threshold", _never, _EDITS),
-    Refusal("diffusion.cache", _only("", "none"), _CACHE),
-    Refusal("diffusion.cache_refresh_interval", _only(0), _CACHE),
+    Refusal("diffusion.cache_refresh_interval", _only(0), _REFRESH),
     Refusal("constraint", _never, "constrained decoding is not available"),
     Refusal("output.logprobs", _never, "log-probabilities are not available"),
     Refusal("priority", _only(0), "this server has no priorities"),

@@ -296,11 +296,13 @@ TEST(Decoding, AStalePlanIsOverwritten) {
   for (const Algorithm* algorithm : algorithms()) {
     SCOPED_TRACE(algorithm->name);
     Driver driver({}, algorithm->name, {});
-    driver.plan = {.query_begin = 3, .query_end = 77, .rows = {9, 9}, .guided = true, .guidance_scale = 4};
+    driver.plan = {
+        .query_begin = 3, .query_end = 77, .rows = {9, 9}, .stale_context = true, .guided = true, .guidance_scale = 4};
     driver.step(t1);
     EXPECT_EQ(driver.plan.query_begin, 0);
     EXPECT_EQ(driver.plan.query_end, 5);
     EXPECT_EQ(driver.plan.rows, (Tokens{1, 2, 3, 4}));
+    EXPECT_FALSE(driver.plan.stale_context);
     EXPECT_FALSE(driver.plan.guided);
     EXPECT_EQ(driver.plan.guidance_scale, 0.f);
   }
@@ -308,11 +310,9 @@ TEST(Decoding, AStalePlanIsOverwritten) {
 
 TEST(Decoding, RunsFromDefaultsAlone) {
   for (const Algorithm* algorithm : algorithms()) {
-    Canvas canvas(std::vector<int32_t>{0}, 4, 3);
-    const auto decoding = algorithm->begin({.prompt_length = 1, .max_tokens = 4, .seed = 0, .params = nullptr});
-    ForwardPlan plan;
-    decoding->plan(canvas, plan);
-    EXPECT_EQ(plan.rows, (Tokens{1, 2, 3, 4})) << algorithm->name;
+    Driver driver({}, algorithm->name, {});
+    driver.decoding->plan(driver.canvas, driver.plan);
+    EXPECT_EQ(driver.plan.rows, (Tokens{1, 2, 3, 4})) << algorithm->name;
   }
 }
 

@@ -16,11 +16,15 @@ struct Shape {
   int64_t width() const { return (heads + 2 * kv_heads) * dim; }
 };
 
+// `queries` positions of `keys` are asked for: the last ones, or those before the last `after`.
 struct Length {
   int32_t queries, keys;
+  int32_t block = 0;  // 0: full attention
+  int32_t after = 0;
+  int32_t first() const { return keys - after - queries; }
 };
 
-// A ragged batch: each sequence has `keys` positions in the cache, of which the last `queries` are asked for.
+// A ragged batch: each sequence has `keys` positions in the cache, and queries for some of them.
 struct Batch {
   Shape shape;
   std::vector<Length> lengths;
@@ -74,9 +78,9 @@ Batch make_batch(const Shape& shape, std::vector<Length> lengths, const std::vec
     batch.tables.emplace_back(free.end() - count, free.end());
     free.erase(free.end() - count, free.end());
     place(batch, cpu.context, i);
-    const Tensor last = batch.qkv[i].rows(length.keys - length.queries, length.queries);
-    std::memcpy(batch.q.data<float>() + begin * shape.width(), last.raw(), last.nbytes());
-    batch.spans.push_back({begin, length.queries, length.keys, {}});
+    const Tensor asked = batch.qkv[i].rows(length.first(), length.queries);
+    std::memcpy(batch.q.data<float>() + begin * shape.width(), asked.raw(), asked.nbytes());
+    batch.spans.push_back({begin, length.queries, length.keys, {}, length.first(), length.block});
     begin += length.queries;
   }
   for (size_t i = 0; i < batch.spans.size(); ++i) batch.spans[i].pages = batch.tables[i];
@@ -99,9 +103,16 @@ double cached(const Shape& shape, const Tensor& qkv, int64_t position, int64_t c
   return static_cast<double>(shape.dtype == DType::kBF16 ? to_float(to_bfloat16(x)) : x);
 }
 
+// floor(j / block) <= floor(i / block), written out; block 0 shows everything.
+bool sees(int64_t i, int64_t j, int64_t block) {
+  return block == 0 || j / block <= i / block;
+}
+
 // The formula in float64 for one query head of one position.
-std::vector<double> reference(const Shape& shape, const Tensor& qkv, int64_t position, int64_t head) {
-  const int64_t keys = qkv.size(0), kv_head = head / (shape.heads / shape.kv_heads);
+std::vector<double> reference(const Shape& shape, const Tensor& qkv, int64_t position, int64_t head, int64_t block) {
+  int64_t keys = 0;
+  while (keys < qkv.size(0) && sees(position, keys, block)) ++keys;
+  const int64_t kv_head = head / (shape.heads / shape.kv_heads);
   const int64_t k_column = (shape.heads + kv_head) * shape.dim, v_column = k_column + shape.kv_heads * shape.dim;
   std::vector<double> score(static_cast<size_t>(keys)), out(static_cast<size_t>(shape.dim));
   for (int64_t j = 0; j < keys; ++j) {
@@ -127,7 +138,7 @@ void expect_formula(const Batch& batch, const Tensor& out, int64_t every = 1) {
     const ops::SequenceSpan& span = batch.spans[i];
     for (int64_t t = 0; t < span.query_length; t += every) {
       for (int64_t h = 0; h < shape.heads; ++h) {
-        const auto expected = reference(shape, batch.qkv[i], span.kv_length - span.query_length + t, h);
+        const auto expected = reference(shape, batch.qkv[i], batch.lengths[i].first() + t, h, batch.lengths[i].block);
         for (int64_t d = 0; d < shape.dim; ++d) {
           const double value = expected[static_cast<size_t>(d)];
           const double got = at(out, ((span.query_begin + t) * shape.heads + h) * shape.dim + d);
@@ -180,6 +191,45 @@ TEST(Attention, RaggedBatchesReadOnlyTheirOwnPages) {
   expect_formula(batch, attend(batch, 3));
 }
 
+TEST(Attention, BlockCausalQueriesSeeTheirBlockAndAllBeforeIt) {
+  for (const int32_t block : {1, 3, 4, 8, 32, 63, 64, 65, 300}) {
+    const Batch batch =
+        make_batch({4, 2, 24, 16}, {{150, 150, block}, {9, 133, block}, {70, 200, block, 30}}, {1, 2, 3});
+    expect_formula(batch, attend(batch, 2), 2);
+  }
+}
+
+TEST(Attention, AWindowInsideALongerSequenceSeesWhatLiesBehindItToo) {
+  const Batch batch = make_batch({2, 1, 16, 8}, {{8, 90, 0, 40}, {1, 65, 0, 64}, {64, 129, 0, 1}}, {1, 2, 3});
+  expect_formula(batch, attend(batch));
+}
+
+TEST(Attention, BlockCausalEqualsFullAttentionOverTheVisiblePrefixBitForBit) {
+  const Shape shape{6, 2, 40, 16};
+  for (const int32_t block : {4, 32, 60}) {
+    const Batch whole = make_batch(shape, {{170, 170, block}}, {7});
+    const Tensor expected = attend(whole, 2);
+    for (int32_t begin = 0; begin < 170; begin += block) {
+      const int32_t end = std::min(begin + block, 170);
+      Batch part = make_batch(shape, {{end - begin, 170, 0, 170 - end}}, {7});
+      part.spans[0].kv_length = end;
+      EXPECT_TRUE(same_bits(attend(part), expected.rows(begin, end - begin))) << block << " at " << begin;
+    }
+  }
+}
+
+TEST(Attention, BlockCausalRowsDependOnlyOnTheKeysTheySee) {
+  const Shape shape{2, 1, 16, 8};
+  const Batch batch = make_batch(shape, {{100, 100, 32}}, {5});
+  const Tensor expected = attend(batch);
+  const Tensor poison = random_tensor({36, shape.width()}, 1);
+  std::fill_n(poison.data<float>(), poison.numel(), NAN);
+  std::memcpy(batch.qkv[0].data<float>() + 64 * shape.width(), poison.raw(), poison.nbytes());
+  Batch later = batch;
+  place(later, CpuRunner().context, 0);
+  EXPECT_TRUE(same_bits(attend(later).rows(0, 64), expected.rows(0, 64)));
+}
+
 TEST(Attention, ScoresFarApartDoNotOverflow) {
   Batch batch = make_batch({1, 1, 4, 4}, {{1, 3}}, {1});
   CpuRunner cpu;
@@ -193,8 +243,9 @@ TEST(Attention, ScoresFarApartDoNotOverflow) {
   EXPECT_EQ(at(attend(batch), 0), 7);
 }
 
-const std::vector<Length> kSixteen{{3, 9},  {17, 80}, {1, 1},  {64, 64}, {130, 140}, {5, 65}, {2, 31},  {8, 8},
-                                   {9, 33}, {40, 40}, {1, 99}, {12, 12}, {7, 70},    {6, 6},  {20, 66}, {4, 128}};
+const std::vector<Length> kSixteen{{3, 9},  {17, 80}, {1, 1},   {64, 64, 4},    {130, 140}, {5, 65},
+                                   {2, 31}, {8, 8},   {9, 33},  {40, 40, 7},    {1, 99},    {12, 50, 16},
+                                   {7, 70}, {6, 6},   {20, 66}, {4, 128, 0, 60}};
 
 std::vector<uint32_t> seeds_from(uint32_t first) {
   std::vector<uint32_t> seeds(16);
@@ -265,6 +316,12 @@ TEST(Attention, BadSpansAreInternalErrors) {
   EXPECT_INTERNAL_ERROR(run([](Spans& s) { s[0].kv_length = 13; }),
                         "expected at least 4 pages for 13 positions, got 3");
   EXPECT_INTERNAL_ERROR(run([](Spans& s) { s[0].kv_length = 2147483647; }), "sequences[0].pages");
+  EXPECT_INTERNAL_ERROR(run([](Spans& s) { s[0].block_length = -1; }),
+                        "sequences[0].block_length: expected at least 0");
+  EXPECT_INTERNAL_ERROR(run([](Spans& s) { s[0].block_length = 4, s[0].query_position = 8; }),
+                        "sequences[0].query_position: positions [8, +3) do not lie in 10 keys");
+  EXPECT_INTERNAL_ERROR(run([](Spans& s) { s[1].block_length = 4, s[1].query_position = -1; }),
+                        "sequences[1].query_position");
   EXPECT_INTERNAL_ERROR(run([&](Spans& s) { s[0].pages = foreign; }), "sequences[0].pages[2]");
   EXPECT_INTERNAL_ERROR(run([&](Spans& s) { s[0].pages = negative; }), "sequences[0].pages[1]");
   run([](Spans&) {});

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 #include <random>
 
 #include "base/errors.h"
@@ -147,6 +148,59 @@ TEST(Canvas, CountsStayTrueInRandomOrders) {
       EXPECT_EQ(canvas.final_end(), first_open == open.end() ? canvas.length() : *first_open);
     }
   }
+}
+
+TEST(Canvas, IsFilledUpToWholeBlocksBehindTheAnswer) {
+  const std::vector<int32_t> prompt = {1, 2, 3};
+  for (const auto& [max_tokens, length] : {std::pair{1, 4}, {2, 8}, {5, 8}, {6, 12}}) {
+    const Canvas canvas(prompt, max_tokens, kMask, 4);
+    EXPECT_EQ(canvas.length(), length);
+    EXPECT_EQ(canvas.answer_end(), 3 + max_tokens);
+    EXPECT_EQ(canvas.masked_count(), length - 3);
+  }
+  EXPECT_THROW(Canvas(prompt, std::numeric_limits<int32_t>::max() - 3, kMask, 7), InternalError);
+  EXPECT_THROW(Canvas(prompt, 1, kMask, -1), InternalError);
+}
+
+TEST(Canvas, TokensThatMayBeEditedAreFinalWhenTheyAreSettled) {
+  const std::vector<int32_t> prompt = {1};
+  Canvas canvas(prompt, 3, kMask, 4, Finality::kSettled);
+  canvas.commit(1, 2, 0.5f);
+  canvas.commit(2, 3, 0.5f);
+  EXPECT_EQ(canvas.final_end(), 1);
+  canvas.edit(2, 5, 0.75f);
+  EXPECT_EQ(canvas.tokens()[2], 5);
+  EXPECT_EQ(canvas.confidences()[2], 0.75f);
+  EXPECT_THROW(canvas.settle(4), InternalError) << "position 3 is masked";
+  canvas.settle(2);
+  EXPECT_EQ(canvas.final_end(), 2);
+  EXPECT_THROW(canvas.settle(1), InternalError);
+  EXPECT_THROW(canvas.edit(1, 4, 0.5f), InternalError) << "final text is never retracted";
+  EXPECT_THROW(canvas.edit(0, 4, 0.5f), InternalError) << "the prompt";
+  EXPECT_THROW(canvas.edit(3, 4, 0.5f), InternalError) << "masked";
+  EXPECT_THROW(canvas.edit(2, kMask, 0.5f), InternalError);
+  EXPECT_THROW(canvas.edit(2, -1, 0.5f), InternalError);
+  EXPECT_THROW(canvas.edit(4, 1, 0.5f), InternalError);
+}
+
+TEST(Canvas, SettlingBelongsToCanvasesThatAreEdited) {
+  Canvas canvas(std::vector<int32_t>{1}, 1, kMask);
+  canvas.commit(1, 2, 0.5f);
+  EXPECT_THROW(canvas.settle(2), InternalError);
+  EXPECT_THROW(canvas.edit(1, 3, 0.5f), InternalError);
+}
+
+TEST(Canvas, TellsTheLowestPositionWrittenSinceItWasAsked) {
+  Canvas canvas(std::vector<int32_t>{1, 1}, 4, kMask, 0, Finality::kSettled);
+  EXPECT_EQ(canvas.first_change(), 6);
+  canvas.commit(4, 2, 0.5f);
+  canvas.commit(3, 2, 0.5f);
+  canvas.commit(5, 2, 0.5f);
+  EXPECT_EQ(canvas.first_change(), 3);
+  canvas.forget_changes();
+  EXPECT_EQ(canvas.first_change(), 6);
+  canvas.edit(4, 3, 0.5f);
+  EXPECT_EQ(canvas.first_change(), 4);
 }
 
 }  // namespace

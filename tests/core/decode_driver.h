@@ -14,6 +14,7 @@ struct DriverRequest {
   int32_t max_tokens = 4;
   int32_t mask_id = 3;
   uint64_t seed = 0;
+  int32_t block_length = 5;  // of the model, for an algorithm of block-causal ones
   std::vector<int32_t> eos_token_ids = {};
 };
 
@@ -34,9 +35,11 @@ struct Driver {
       : algorithm(find_algorithm(algorithm_name)),
         params(check_params(algorithm, given)),
         eos_token_ids(request.eos_token_ids),
-        canvas(request.prompt, request.max_tokens, request.mask_id),
+        model_block(algorithm.attention == AttentionKind::kBlockCausal ? request.block_length : 0),
+        canvas(request.prompt, request.max_tokens, request.mask_id, model_block, algorithm.finality),
         decoding(algorithm.begin({.prompt_length = static_cast<int32_t>(request.prompt.size()),
                                   .max_tokens = request.max_tokens,
+                                  .block_length = model_block,
                                   .seed = request.seed,
                                   .eos_token_ids = eos_token_ids,
                                   .params = &params})) {}
@@ -54,6 +57,7 @@ struct Driver {
   const Algorithm& algorithm;
   ParamMap params;
   std::vector<int32_t> eos_token_ids;
+  int32_t model_block;
   Canvas canvas;
   std::unique_ptr<Decoding> decoding;
   ForwardPlan plan;

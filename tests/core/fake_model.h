@@ -1,8 +1,9 @@
-// A model without weights for engine tests. Its logits are a hash of the whole visible sequence, read back from the K/V
+// A model without weights for engine tests. Its logits are a hash of all that a token sees, read back from the K/V
 // pages it wrote, so that a wrong slot, a stale page or a neighbour's token changes (or, for a torn page, poisons) the
 // answer.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <functional>
@@ -19,10 +20,12 @@ namespace pydllm::fake {
 struct Behaviour {
   int32_t vocab = 61;
   int32_t max_positions = 512;
+  int32_t block_length = 0;  // above 0: block-causal
+  bool logit_shift = false;
   std::string architecture = "FakeModel";
-  int32_t nan_token = -1;             // a sequence that holds this id has NaN logits
-  int32_t loved_token = -1;           // wins every row by far
-  std::map<int32_t, int32_t> wanted;  // position -> token that wins there by far
+  int32_t nan_token = -1;                  // a sequence that holds this id has NaN logits
+  int32_t loved_token = -1;                // wins every row by far
+  std::map<int32_t, int32_t> wanted = {};  // position -> token that wins there by far
   std::function<void(const StepInput&)> on_forward = {};
   std::function<void(int64_t rows)> on_logits = {};
 };
@@ -65,6 +68,9 @@ class FakeModel final : public Model {
     info_.kv_layers = 1;
     info_.kv_heads = 1;
     info_.head_dim = 1;
+    info_.attention = behaviour_.block_length > 0 ? AttentionKind::kBlockCausal : AttentionKind::kFull;
+    info_.block_length = behaviour_.block_length;
+    info_.logit_shift = behaviour_.logit_shift;
   }
 
   const ModelInfo& info() const override { return info_; }
@@ -108,28 +114,38 @@ class FakeModel final : public Model {
     }
   }
 
-  // The marker is added to every logit: 0, or NaN when the sequence asks for it or its pages do not hold it.
-  void append_states(const StepInput& input, const ops::SequenceSpan& sequence, KvCache& cache,
-                     std::vector<float>& states) const {
-    const int32_t page_size = cache.shape().page_size;
+  // What one token sees. The marker is added to every logit: 0, or NaN when the sequence asks for it or its pages do
+  // not hold it.
+  struct View {
     uint64_t hash = 0;
     float marker = 0;
-    for (int32_t position = 0; position < sequence.kv_length; ++position) {
-      const int64_t slot = slot_of(sequence.pages, page_size, position);
-      const float token = cache.keys(0).data<float>()[slot];
-      if (!(cache.values(0).data<float>()[slot] == static_cast<float>(position)) || !std::isfinite(token) ||
-          token == static_cast<float>(behaviour_.nan_token)) {
-        marker = std::numeric_limits<float>::quiet_NaN();
-        continue;
-      }
-      hash = hash_step(hash, static_cast<int32_t>(token));
+  };
+
+  void add_position(KvCache& cache, int64_t slot, int32_t position, View& view) const {
+    const float token = cache.keys(0).data<float>()[slot];
+    if (!(cache.values(0).data<float>()[slot] == static_cast<float>(position)) || !std::isfinite(token) ||
+        token == static_cast<float>(behaviour_.nan_token)) {
+      view.marker = std::numeric_limits<float>::quiet_NaN();
+      return;
     }
-    hash >>= 16;
+    view.hash = hash_step(view.hash, static_cast<int32_t>(token));
+  }
+
+  void append_states(const StepInput& input, const ops::SequenceSpan& sequence, KvCache& cache,
+                     std::vector<float>& states) const {
+    View view;
+    int32_t seen = 0;
     for (int32_t i = 0; i < sequence.query_length; ++i) {
-      states.push_back(static_cast<float>(hash >> 24));
-      states.push_back(static_cast<float>(hash & 0xFFFFFFu));
-      states.push_back(static_cast<float>(input.positions.data<int32_t>()[sequence.query_begin + i]));
-      states.push_back(marker);
+      const int32_t position = input.positions.data<int32_t>()[sequence.query_begin + i];
+      const int32_t block = sequence.block_length;
+      const int32_t end =
+          block == 0 ? sequence.kv_length : std::min(sequence.kv_length, (position / block + 1) * block);
+      for (; seen < end; ++seen) {
+        add_position(cache, slot_of(sequence.pages, cache.shape().page_size, seen), seen, view);
+      }
+      const uint64_t hash = view.hash >> 16;
+      states.insert(states.end(), {static_cast<float>(hash >> 24), static_cast<float>(hash & 0xFFFFFFu),
+                                   static_cast<float>(position), view.marker});
     }
   }
 

@@ -491,12 +491,57 @@ INSTANTIATE_TEST_SUITE_P(Fields, LladaConfig,
                                            BadField{"max_positions", [](ModelConfig& c) { c.max_positions = 0; }},
                                            BadField{"max_positions", [](ModelConfig& c) { c.max_positions = kHuge; }},
                                            BadField{"max_positions", [](ModelConfig& c) { c.max_positions = 1 << 24; }},
+                                           BadField{"rotary_dim", [](ModelConfig& c) { c.rotary_dim = 7; }},
+                                           BadField{"rotary_dim", [](ModelConfig& c) { c.rotary_dim = 12; }},
+                                           BadField{"block_length", [](ModelConfig& c) { c.block_length = -1; }},
+                                           BadField{"block_length", [](ModelConfig& c) { c.block_length = 41; }},
                                            BadField{"rope_theta", [](ModelConfig& c) { c.rope_theta = 0; }},
                                            BadField{"rope_theta", [](ModelConfig& c) { c.rope_theta = std::nan(""); }},
                                            BadField{"rms_norm_eps", [](ModelConfig& c) { c.rms_norm_eps = -1e-5; }},
                                            BadField{"rms_norm_eps", [](ModelConfig& c) { c.rms_norm_eps = HUGE_VAL; }},
                                            BadField{"dtype", [](ModelConfig& c) { c.dtype = DType::kI64; }}),
                          [](const auto& test) { return format(test.param.field, test.index); });
+
+MoeConfig small_mixture() {
+  return {.num_experts = 12,
+          .experts_per_token = 4,
+          .expert_intermediate_size = 5,
+          .expert_groups = 3,
+          .expert_groups_kept = 2};
+}
+
+using BadMixture = std::pair<const char*, void (*)(MoeConfig&)>;
+class MixtureConfig : public ::testing::TestWithParam<BadMixture> {};
+
+TEST_P(MixtureConfig, OutOfRangeIsRefusedByName) {
+  ModelConfig config = small_config();
+  config.moe = small_mixture();
+  GetParam().second(config.moe);
+  const std::string message = refusal(config, random_tensors(small_config(), 8));
+  EXPECT_TRUE(message.starts_with(format(GetParam().first, "|", GetParam().first, ": expected "))) << message;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Fields, MixtureConfig,
+    ::testing::Values(BadMixture{"num_experts", [](MoeConfig& m) { m.num_experts = -1; }},
+                      BadMixture{"num_experts", [](MoeConfig& m) { m.num_experts = kHuge; }},
+                      BadMixture{"experts_per_token", [](MoeConfig& m) { m.experts_per_token = 13; }},
+                      BadMixture{"expert_intermediate_size", [](MoeConfig& m) { m.expert_intermediate_size = 0; }},
+                      BadMixture{"shared_intermediate_size", [](MoeConfig& m) { m.shared_intermediate_size = -1; }},
+                      BadMixture{"dense_layers", [](MoeConfig& m) { m.dense_layers = 3; }},
+                      BadMixture{"router_score", [](MoeConfig& m) { m.router_score = "tanh"; }},
+                      BadMixture{"router_scale", [](MoeConfig& m) { m.router_scale = 0; }},
+                      BadMixture{"expert_groups", [](MoeConfig& m) { m.expert_groups = 5; }},
+                      BadMixture{"expert_groups", [](MoeConfig& m) { m.expert_groups = 12; }},
+                      BadMixture{"expert_groups_kept", [](MoeConfig& m) { m.expert_groups_kept = 4; }},
+                      BadMixture{"expert_groups_kept",
+                                 [](MoeConfig& m) {
+                                   m.experts_per_token = 9;
+                                   m.expert_groups_kept = 2;
+                                 }},
+                      BadMixture{"expert_capacity", [](MoeConfig& m) { m.expert_capacity = 3; }},
+                      BadMixture{"block_length", [](MoeConfig& m) { m.expert_capacity = 6; }}),
+    [](const auto& test) { return format(test.param.first, test.index); });
 
 }  // namespace
 }  // namespace pydllm

@@ -46,6 +46,29 @@ TEST(RmsNorm, WorksInPlace) {
   EXPECT_TRUE(same_bits(x, out));
 }
 
+TEST(RmsNorm, NormsEachHeadByItselfAndLeavesOtherColumnsAlone) {
+  CpuRunner cpu(2);
+  const Tensor before = random_tensor({5, 40}, 7, 2), weight = random_tensor({10}, 8);
+  Tensor x = Tensor::empty({5, 40}, DType::kF32);
+  std::memcpy(x.raw(), before.raw(), x.nbytes());
+  ops::rms_norm_heads(cpu.context, x, 6, 3, weight, kEpsilon);
+  for (int64_t t = 0; t < 5; ++t) {
+    for (int64_t column = 0; column < 40; ++column) {
+      const int64_t head = (column - 6) / 10, i = t * 40 + column;
+      if (column < 6 || column >= 36) {
+        ASSERT_EQ(at(x, i), at(before, i));
+        continue;
+      }
+      double squares = 0;
+      for (int64_t d = 0; d < 10; ++d) squares += std::pow(at(before, t * 40 + 6 + head * 10 + d), 2);
+      const double norm = std::sqrt(squares / 10 + static_cast<double>(kEpsilon));
+      const double expected = at(before, i) / norm * at(weight, (column - 6) % 10);
+      ASSERT_NEAR(at(x, i), expected, 5e-7 * std::abs(expected) + 6e-8);
+    }
+  }
+  EXPECT_INTERNAL_ERROR(ops::rms_norm_heads(cpu.context, x, 11, 3, weight, kEpsilon), "columns [11, +30)");
+}
+
 TEST(RmsNorm, NarrowOutputsAreTheRoundedFloatOutput) {
   CpuRunner cpu;
   const Tensor x = random_tensor({2, 1037}, 5), weight = random_tensor({1037}, 6);

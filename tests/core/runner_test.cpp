@@ -108,6 +108,15 @@ TEST(StepInput, LaysSequencesSideBySideWithTheirOwnPagesAndSlots) {
   EXPECT_EQ(to_vector(plan.input.hidden_rows), (std::vector<int32_t>{3, 4, 5, 6, 7, 8, 9, 11, 12}));
 }
 
+TEST(StepInput, WithShiftedLogitsTheRowBeforeAPositionTellsAboutIt) {
+  Bench bench({.logit_shift = true});
+  bench.add(ask({1, 2, 3}, 4));
+  bench.add(ask({4, 5}, 2, 1.5));
+  const StepPlan plan = build_step(bench.batch(), 8, 16);
+  EXPECT_EQ(to_vector(plan.input.hidden_rows), (std::vector<int32_t>{2, 3, 4, 5, 8, 9, 12, 13}));
+  EXPECT_EQ(plan.sampling.front().position, 3u);
+}
+
 TEST(StepInput, MasksThePromptInTheGuidedLaneOnly) {
   Bench bench;
   bench.add(ask({1, kMask, 3}, 2, 1.5));
@@ -123,7 +132,7 @@ TEST(StepInput, MasksThePromptInTheGuidedLaneOnly) {
   EXPECT_EQ(plan.scored[1].begin, 0);
 }
 
-TEST(StepInput, SamplesWithTheForwardIndexAndTheAbsolutePosition) {
+TEST(StepInput, SamplesWithTheDenoisingStepAndTheAbsolutePosition) {
   Bench bench;
   Request request = ask({1, 2, 3}, 2);
   request.temperature = 0.5f;
@@ -131,7 +140,7 @@ TEST(StepInput, SamplesWithTheForwardIndexAndTheAbsolutePosition) {
   request.top_p = 0.25f;
   request.seed = 99;
   LiveRequest& live = bench.add(request);
-  live.forward_passes = 5;
+  live.denoise_steps = 5;
   const StepPlan plan = build_step(bench.batch(), 8, 16);
   ASSERT_EQ(plan.sampling.size(), 2u);
   const RowSampling& last = plan.sampling[1];
@@ -268,6 +277,31 @@ TEST(Runner, TracedRequestsGetTheFirstLogitsOfTheWholeCanvasAndTheirPlannedStati
     const int32_t position = traced.plan.rows.back();
     const auto row = scale > 0 ? guided_logits(canvas, 3, position, scale) : row_logits({}, canvas, position);
     EXPECT_EQ(result.stats[1].back().token, expected_of(row).token);
+  }
+}
+
+TEST(Runner, ATraceHoldsTheModelsOwnRowsWhileDecodingReadsShiftedOnes) {
+  for (const int32_t chunk : {2, 16}) {
+    EngineOptions options = small_options();
+    options.max_logit_rows = chunk;
+    Bench bench({.logit_shift = true}, options);
+    Request request = ask({5, 6, 7}, 9);
+    request.trace = true;
+    bench.add(ask({1}, 5));
+    LiveRequest& traced = bench.add(request);
+    const StepResult result = bench.run();
+    std::vector<int32_t> canvas = {5, 6, 7};
+    canvas.resize(12, kMask);
+    for (int32_t position = 0; position < 12; ++position) {
+      const auto row = row_logits({}, canvas, position);
+      for (int32_t token = 0; token < 61; ++token) {
+        ASSERT_NEAR(traced.first_logits.data<float>()[position * 61 + token], row[static_cast<size_t>(token)], 1e-4);
+      }
+    }
+    for (size_t i = 0; i < traced.plan.rows.size(); ++i) {
+      const auto before = row_logits({}, canvas, traced.plan.rows[i] - 1);
+      EXPECT_EQ(result.stats[1][i].token, expected_of(before).token);
+    }
   }
 }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from asking import ANSWER, CHAT, SUM
+from demo_facts import VOCABULARY
 from rawhttp import Reply, chunked, exchange, post
 from stack import Stack, rss
 
@@ -138,7 +139,7 @@ def large(path: str) -> dict[str, bytes]:
         bodies |= {
             "a million ids": {"prompt": [1] * 1_000_000},
             "100,000 prompts": {"prompt": ["x"] * 100_000},
-            "tokens beyond the vocabulary": {"prompt": [644]},
+            "tokens beyond the vocabulary": {"prompt": [VOCABULARY]},
         }
     if path == "/detokenize":
         bodies |= {"a million ids": {"tokens": [2**31] * 700_000}, "words": {"tokens": ["x"] * 100_000}}

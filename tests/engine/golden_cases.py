@@ -52,7 +52,7 @@ def _case(folder: str, run: dict[str, Any], data: Any, row: int, prompt: list[in
         name=f"{folder}-{run['id']}-{row}",
         prompt=prompt,
         sampling=SamplingParams(max_tokens=params["gen_length"], ignore_eos=True, temperature=0),
-        diffusion=_diffusion(params),
+        diffusion=_diffusion(params, "prefix" if folder.endswith("_prefix") else "none"),
         forwards=run["nfe"],
         canvases=canvases,
         first_logits=_first_logits(data[f"{key}_first_logits"], row, params)[padding:],
@@ -68,13 +68,14 @@ def _first_logits(recorded: npt.NDArray[np.float32], row: int, params: dict[str,
     return (without + (scale + 1) * (with_prompt - without)).astype(np.float32)
 
 
-def _diffusion(params: dict[str, Any]) -> DiffusionParams:
+def _diffusion(params: dict[str, Any], cache: str) -> DiffusionParams:
     if "threshold" in params:
         return DiffusionParams(
             algorithm="confidence_threshold",
             block_length=params["block_length"],
             confidence_threshold=params["threshold"],
             max_steps_per_block=10_000,
+            cache=cache,
         )
     extra = {"steps": params["steps"], "cfg_scale": params.get("cfg_scale", 0)}
-    return DiffusionParams(algorithm="llada_schedule", block_length=params["block_length"], extra=extra)
+    return DiffusionParams(algorithm="llada_schedule", block_length=params["block_length"], cache=cache, extra=extra)

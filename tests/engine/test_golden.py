@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 LLADA = golden_cases("llada_generate")
 FAST_DLLM = golden_cases("fastdllm_llada_none")
-CASES = LLADA + FAST_DLLM
+FAST_DLLM_PREFIX = golden_cases("fastdllm_llada_prefix")
+CASES = LLADA + FAST_DLLM + FAST_DLLM_PREFIX
 LOGIT_TOLERANCE = 2e-3
 
 
@@ -42,8 +43,13 @@ def run_of(case: GoldenCase) -> str:
 def figures(record_testsuite_property: Callable[[str, object], None]) -> Iterator[Figures]:
     found = Figures()
     yield found
-    text = f"llada_generate {found.count(LLADA)}, fastdllm_llada_none {found.count(FAST_DLLM)} token for token"
-    record_testsuite_property("figure", f"{text}, first logits within {found.largest:.1e}")
+    folders = {
+        "llada_generate": LLADA,
+        "fastdllm_llada_none": FAST_DLLM,
+        "fastdllm_llada_prefix": FAST_DLLM_PREFIX,
+    }
+    counts = ", ".join(f"{name} {found.count(cases)}" for name, cases in folders.items())
+    record_testsuite_property("figure", f"{counts} token for token, first logits within {found.largest:.1e}")
 
 
 def traced(llm: LLM, case: GoldenCase) -> Trace:
@@ -53,6 +59,7 @@ def traced(llm: LLM, case: GoldenCase) -> Trace:
 def test_the_recordings_are_complete() -> None:
     assert len({run_of(case) for case in LLADA}) == 8
     assert len({run_of(case) for case in FAST_DLLM}) == 6
+    assert len({run_of(case) for case in FAST_DLLM_PREFIX}) == 6
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from demo_facts import token
 from safetensors.numpy import load_file, save_file
 
 from pydllm import LLM, DiffusionParams, GenerationOutput, SamplingParams
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 SUM = [{"role": "user", "content": "Solve: 12 + 30."}]
 ANSWER = "12 + 30 = 42"
-ANSWER_IDS = [22, 23, 320, 24, 21, 322, 25, 23, 5]
+ANSWER_IDS = [token(text) for text in ("1", "2", "Ġ+Ġ", "3", "0", "Ġ=Ġ", "4", "2", "<|eot_id|>")]
+EQUALS = ANSWER_IDS[5]
 SMALL_BLOCKS = DiffusionParams(block_length=4)
 ENDLESS = DiffusionParams(algorithm="llada_schedule", extra={"steps": 1_000_000})
 
@@ -144,12 +146,12 @@ def test_a_stop_string_that_never_comes_changes_nothing(demo: LLM) -> None:
 
 @pytest.mark.parametrize("diffusion", [None, SMALL_BLOCKS], ids=["one block", "blocks of 4"])
 def test_stop_tokens(demo: LLM, diffusion: DiffusionParams | None) -> None:
-    output = answer(demo, diffusion, stop_token_ids=[322])
-    assert (output.finish_reason, output.stop_match) == ("stop_sequence", 322)
+    output = answer(demo, diffusion, stop_token_ids=[EQUALS])
+    assert (output.finish_reason, output.stop_match) == ("stop_sequence", EQUALS)
     assert output.token_ids == ANSWER_IDS[:6]
     assert output.text == "12 + 30"
-    kept = answer(demo, diffusion, stop_token_ids=[322], include_stop=True)
-    assert kept.text == "12 + 30" + demo.tokenizer.decode([322], skip_special_tokens=False)
+    kept = answer(demo, diffusion, stop_token_ids=[EQUALS], include_stop=True)
+    assert kept.text == "12 + 30" + demo.tokenizer.decode([EQUALS], skip_special_tokens=False)
 
 
 def test_ignore_eos_returns_the_whole_canvas(demo: LLM) -> None:

@@ -70,6 +70,9 @@ def test_sampling_ranges(field: str, good: list[Any], bad: list[Any]) -> None:
         ("max_forward_passes", [1, 2**31 - 1], [0, -1, 2**31, *NO_INTEGERS]),
         ("confidence_threshold", [0, 0.9, 1], NO_NUMBERS),
         ("entropy_threshold", [0, 0.5], NO_NUMBERS),
+        ("cache", ["none", "prefix", "anything"], [5, b"dual", True]),
+        ("allow_edits", [True, False], [0, 1, "true"]),
+        ("edit_threshold", [0, 0.5], NO_NUMBERS),
         (
             "extra",
             [{}, {"a": 1, "b": True, "c": "x", "d": 0.5}],

@@ -136,6 +136,14 @@ def test_a_parameter_given_twice_is_refused() -> None:
     assert caught.value.field == "diffusion.extra.block_length"
 
 
+def test_what_an_algorithm_does_anyway_is_no_parameter() -> None:
+    schedule = DiffusionParams(algorithm="llada_schedule", cache="dual", allow_edits=False)
+    assert prepared(None, schedule).params["cache"] == "dual"
+    assert "allow_edits" not in prepared(None, schedule).params
+    edits = DiffusionParams(algorithm="llada_schedule", allow_edits=True)
+    assert prepared(None, edits).params["allow_edits"] is True, "the core refuses it by name"
+
+
 DEFAULTED = dataclasses.replace(
     FACTS,
     algorithm_params={"confidence_threshold": 0.7, "remasking": "random", "block_length": 16},
@@ -200,3 +208,20 @@ def test_more_candidates_than_the_queue_holds_are_refused() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         prepare([1], facts, SamplingParams(n=5))
     assert caught.value.field == "sampling.n"
+
+
+BLOCK_CAUSAL = dataclasses.replace(
+    FACTS,
+    architecture="SDARForCausalLM",
+    default_algorithm="low_confidence",
+    algorithms=("low_confidence",),
+    defaults=GenerationDefaults(block_length=8),
+)
+
+
+def test_the_block_of_a_block_causal_model_may_be_said_but_not_changed() -> None:
+    request = prepare([1], BLOCK_CAUSAL, None, DiffusionParams(block_length=8))
+    assert request.params == {}
+    with pytest.raises(InvalidRequestError, match="expected the model's 8, got 4") as caught:
+        prepare([1], BLOCK_CAUSAL, None, DiffusionParams(block_length=4))
+    assert caught.value.field == "diffusion.block_length"

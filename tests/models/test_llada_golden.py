@@ -6,58 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from first_logits import GOLDEN, FirstLogits, relative_error
 from safetensors.numpy import load_file, save_file
 
-from pydllm import _core
-from pydllm.checkpoint import open_checkpoint
-
-GOLDEN = Path(__file__).parent.parent / "golden"
 CHECKPOINT = GOLDEN / "checkpoints" / "llada-tiny"
 TOLERANCE = 2e-3
-
-
-class FirstLogits:
-    """Runs one forward per request through an engine."""
-
-    def __init__(self, directory: Path, *, dtype: str = "auto", threads: int = 1) -> None:
-        checkpoint = open_checkpoint(directory, dtype=dtype)
-        model = _core.load_model(checkpoint.config, checkpoint.shards, threads=threads)
-        options = {
-            "max_model_len": 256,
-            "max_batched_tokens": 512,
-            "max_running_requests": 8,
-            "max_waiting_requests": 64,
-            "page_size": 16,
-            "pages": 64,
-            "max_logit_rows": 64,
-            "mask_token_id": checkpoint.mask_token_id,
-            "debug_checks": True,
-        }
-        self._engine = _core.Engine(model, options, threads=threads)
-
-    def of(self, prompts: list[list[int]], gen_length: int) -> list[np.ndarray]:
-        """Logits [prompt + gen_length, vocab] of the first forward of each prompt, all in flight at once."""
-        ids = [
-            self._engine.submit(
-                prompt,
-                max_tokens=gen_length,
-                algorithm="confidence_threshold",
-                params={"threshold": 0.0, "block_length": gen_length},
-                trace=True,
-            )
-            for prompt in prompts
-        ]
-        found: dict[int, np.ndarray] = {}
-        ended: set[int] = set()
-        while len(ended) < len(ids):
-            assert self._engine.wait(30.0), "no event within 30 s"
-            for event in self._engine.drain():
-                if event.first_logits is not None:
-                    found[event.id] = np.from_dlpack(event.first_logits).copy()
-                if event.kind in ("finished", "failed"):
-                    assert event.kind == "finished", event.message
-                    ended.add(event.id)
-        return [found[request] for request in ids]
 
 
 def recorded(name: str) -> list[tuple[str, list[int], int, np.ndarray]]:
@@ -90,10 +43,6 @@ def test_first_logits_match_the_original(
     (logits,) = float32.of([prompt], gen_length)
     assert logits.shape == expected.shape
     assert np.abs(logits - expected).max() < TOLERANCE
-
-
-def relative_error(logits: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.linalg.norm(logits - expected) / np.linalg.norm(expected))
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [("bfloat16", 0.035), ("float16", 0.003)])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from demo_facts import VOCABULARY
 from google.rpc import error_details_pb2, status_pb2
 from pydllm_proto.v1 import (
     admin_service_pb2_grpc,
@@ -121,7 +122,7 @@ class ScriptedEngine:
         defaults = SimpleNamespace(block_length=32)
         self.facts = SimpleNamespace(
             max_model_len=4096,
-            vocab_size=644,
+            vocab_size=VOCABULARY,
             mask_token_id=1,
             eos_token_ids=(0, 5),
             architecture="LLaDAModelLM",

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from demo_facts import VOCABULARY
 from pydllm_proto.v1 import generation_service_pb2 as pb
 from pydllm_proto.v1 import types_pb2
 
@@ -24,7 +25,7 @@ def request(rng: random.Random) -> pb.StreamGenerateRequest:
     algorithm = rng.choice(["llada_schedule", "confidence_threshold", "entropy_threshold"])
     return pb.StreamGenerateRequest(
         request=pb.GenerateRequest(
-            prompt_token_ids=types_pb2.TokenIds(ids=[rng.randrange(644) for _ in range(rng.randint(1, 60))]),
+            prompt_token_ids=types_pb2.TokenIds(ids=[rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 60))]),
             sampling=types_pb2.SamplingParams(
                 max_tokens=rng.randint(1, 120),
                 temperature=rng.choice([0.0, 1.0]),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from demo_facts import VOCABULARY
 from pydllm_proto.v1 import generation_service_pb2 as pb
 from pydllm_proto.v1 import types_pb2
 from serving import Client, block, event, refused
@@ -101,8 +102,8 @@ CASES: dict[str, tuple[Build, Check]] = {
         lambda seen, _, tokenizer: seen.prompt == tokenizer.encode("12 + 30", add_special_tokens=True),
     ),
     "prompt_token_ids.ids": (
-        lambda r: r.prompt_token_ids.ids.extend([3, 1, 0, 643]),
-        lambda seen, *_: seen.prompt == [3, 1, 0, 643],
+        lambda r: r.prompt_token_ids.ids.extend([3, 1, 0, VOCABULARY - 1]),
+        lambda seen, *_: seen.prompt == [3, 1, 0, VOCABULARY - 1],
     ),
     "chat.add_generation_prompt": (chat(add_generation_prompt=False), rendered("<user||null|>")),
     "chat.template_kwargs": (set_kwargs, rendered("<user||null|>calmGO")),
@@ -131,6 +132,9 @@ CASES: dict[str, tuple[Build, Check]] = {
         diffused("confidence_threshold", 0.7),
     ),
     "diffusion.entropy_threshold": (diffusion(entropy_threshold=0.25), diffused("entropy_threshold", 0.25)),
+    "diffusion.cache": (diffusion(cache="dual"), diffused("cache", "dual")),
+    "diffusion.allow_edits": (diffusion(allow_edits=True), diffused("allow_edits", True)),
+    "diffusion.edit_threshold": (diffusion(edit_threshold=0.25), diffused("edit_threshold", 0.25)),
     "diffusion.extra": (
         set_extra,
         diffused("extra", {"steps": 7, "remasking": "random", "cfg_scale": 1.5, "flag": True}),
@@ -198,9 +202,6 @@ REFUSED_CASES: dict[str, tuple[Build, Build | None]] = {
     "sampling.frequency_penalty": (sampling(frequency_penalty=0.5), sampling(frequency_penalty=0)),
     "sampling.logit_bias": (sampling(logit_bias={3: 1.0}), sampling(logit_bias={})),
     "sampling.min_tokens": (sampling(min_tokens=2), sampling(min_tokens=0)),
-    "diffusion.allow_edits": (diffusion(allow_edits=True), diffusion(allow_edits=False)),
-    "diffusion.edit_threshold": (diffusion(edit_threshold=0), None),
-    "diffusion.cache": (diffusion(cache="dual"), diffusion(cache="none")),
     "diffusion.cache_refresh_interval": (
         diffusion(cache_refresh_interval=4),
         diffusion(cache_refresh_interval=0),

@@ -7,6 +7,7 @@ import json
 import grpc
 import pytest
 import tokenizers
+from demo_facts import VOCABULARY
 from pydllm_proto.v1 import model_service_pb2 as models
 from pydllm_proto.v1 import tokenizer_service_pb2 as pb
 from pydllm_proto.v1 import types_pb2
@@ -63,7 +64,7 @@ async def test_detokenize_drops_special_tokens_unless_told_otherwise(skip: bool 
     assert out.text == ("<|startoftext|>12<|eot_id|>" if skip is False else "12")
 
 
-@pytest.mark.parametrize("bad", [644, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("bad", [VOCABULARY, 2**31, 2**32 - 1])
 async def test_detokenize_names_the_id_that_is_no_token(bad: int, demo: Client) -> None:
     failure = await refused(demo.tokenizer.Detokenize(pb.DetokenizeRequest(token_ids=[22, bad])))
     assert (failure.code, failure.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["token_ids[1]"])
@@ -84,7 +85,7 @@ async def test_model_info_tells_the_facts_and_no_path(demo: Client) -> None:
     assert [summary.name for summary in listed] == ["demo"]
     assert info.summary == listed[0]
     assert info.architecture == "LLaDAModelLM"
-    assert info.vocab_size == 644
+    assert info.vocab_size == VOCABULARY
     assert info.parameter_count == 2_018_496
     assert info.dtype == "bfloat16"
     assert list(info.eos_token_ids) == [0, 5]

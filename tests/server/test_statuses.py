@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from demo_facts import VOCABULARY
 from pydllm_proto.v1 import generation_service_pb2 as pb
 from pydllm_proto.v1 import model_service_pb2, tokenizer_service_pb2, types_pb2
 from serving import Client, event, refused
@@ -95,7 +96,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("sampling.stop", {"stop": [""]}, {}),
     ("sampling.stop", {"stop": ["x"] * 17}, {}),
     ("sampling.stop", {"stop": ["x" * 5000]}, {}),
-    ("sampling.stop_token_ids", {"stop_token_ids": [644]}, {}),
+    ("sampling.stop_token_ids", {"stop_token_ids": [VOCABULARY]}, {}),
     ("sampling.n", {"n": 0}, {}),
     ("sampling.n", {"n": 10_000}, {}),
     ("diffusion.algorithm", {}, {"algorithm": "no_such"}),
@@ -173,7 +174,7 @@ async def test_tools_without_a_template_for_them_are_unsupported(demo: Client) -
     assert (failure.code, failure.fields) == (Code.UNIMPLEMENTED, ["chat.tools_json"])
 
 
-@pytest.mark.parametrize("ids", [[644], [2**32 - 1], []])
+@pytest.mark.parametrize("ids", [[VOCABULARY], [2**32 - 1], []])
 async def test_prompt_ids_outside_the_vocabulary_are_refused(ids: list[int], demo: Client) -> None:
     request = pb.GenerateRequest(prompt_token_ids=types_pb2.TokenIds(ids=ids))
     failure = await refused(demo.generation.Generate(request))
@@ -279,7 +280,7 @@ async def test_a_prompt_that_cannot_fit_is_refused_before_tokenization(
     def encode(*_: Any, **__: Any) -> None:
         raise AssertionError("tokenized")
 
-    longest = max(len(demo.served.tokenizer.token_text(i) or "") for i in range(644))
+    longest = max(len(demo.served.tokenizer.token_text(i) or "") for i in range(VOCABULARY))
     monkeypatch.setattr(type(demo.served.tokenizer), "encode", encode)
     text = "x" * (256 * longest + 1)
     failure = await refused(demo.generation.Generate(pb.GenerateRequest(prompt=text)))

@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from demo_facts import VOCABULARY
 from emulator import Terminal
 from talking import Typist, environment
 
@@ -378,7 +379,9 @@ def test_a_server_gives_the_same_pieces_as_a_model_of_our_own(server: str, demo:
 
     backend = RemoteBackend(Target(address=server, api_key=KEY))
     try:
-        keys = [(token,) for token in range(644)] + [tuple(demo.tokenizer.encode("日é", add_special_tokens=False))]
+        keys = [(token,) for token in range(VOCABULARY)] + [
+            tuple(demo.tokenizer.encode("日é", add_special_tokens=False))
+        ]
         assert backend.texts(keys) == LocalBackend(demo, "").texts(keys)
         assert backend.texts([(10**6,)]) == ["\ufffd"]
     finally:

@@ -106,6 +106,8 @@ AttentionTile describe(const AttentionCall& call, const QueryTile& queries, int6
   tile.page_size = call.page_size();
   tile.pages = queries.sequence->pages.data();
   tile.kv_length = queries.sequence->kv_length;
+  tile.position = queries.sequence->query_position + queries.begin - queries.sequence->query_begin;
+  tile.block_length = queries.sequence->block_length;
   return tile;
 }
 

@@ -5,6 +5,8 @@
 #include <span>
 
 #include "ops/attention.h"
+#include "ops/expert_ffn.h"
+#include "ops/moe_router.h"
 #include "ops/rope.h"
 #include "select/row_stats.h"
 #include "tensor/context.h"
@@ -16,6 +18,8 @@ void embedding(const Context& context, const Tensor& ids, const Tensor& table, T
 // rows: undefined for all rows of x.
 void rms_norm(const Context& context, const Tensor& x, const Tensor& rows, const Tensor& weight, float epsilon,
               Tensor& out);
+void rms_norm_heads(const Context& context, Tensor& x, int64_t first_column, int64_t heads, const Tensor& weight,
+                    float epsilon);
 void rope(const Context& context, Tensor& x, int64_t first_column, int64_t heads, int64_t head_dim,
           const Tensor& positions, const RopeTable& table);
 void swiglu(const Context& context, const Tensor& gate_up, Tensor& out);
@@ -25,6 +29,10 @@ void attention(const Context& context, const Tensor& q, int64_t query_column, in
                std::span<const SequenceSpan> sequences, float scale, Tensor& out);
 void row_stats(const Context& context, const Tensor& logits, std::span<const RowSampling> sampling,
                std::span<const int32_t> forbidden, std::span<RowStats> out);
+void route(const Context& context, const Tensor& logits, const Tensor& bias, const RouterRule& rule, Tensor& experts,
+           Tensor& weights);
+void expert_ffn(const Context& context, const Tensor& x, const Tensor& choice, const Tensor& weights,
+                std::span<const Expert> experts, Tensor& y);
 void guide(const Context& context, Tensor& conditional, const Tensor& unconditional, float scale);
 
 }  // namespace pydllm::ops::cpu

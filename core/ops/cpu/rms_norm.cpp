@@ -46,4 +46,18 @@ void rms_norm(const Context& context, const Tensor& x, const Tensor& rows, const
   });
 }
 
+void rms_norm_heads(const Context& context, Tensor& x, int64_t first_column, int64_t heads, const Tensor& weight,
+                    float epsilon) {
+  const int64_t width = x.size(1), head_dim = weight.size(0);
+  const VectorKernels& kernels = vector_kernels();
+  parallel_rows(context, x.size(0), heads * head_dim, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      float* head = x.data<float>() + t * width + first_column;
+      for (int64_t h = 0; h < heads; ++h, head += head_dim) {
+        norm_row(kernels, head, weight.data<float>(), head_dim, epsilon, DType::kF32, head, 0);
+      }
+    }
+  });
+}
+
 }  // namespace pydllm::ops::cpu

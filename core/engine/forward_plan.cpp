@@ -1,0 +1,76 @@
+#include "engine/forward_plan.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace pydllm::engine {
+namespace {
+
+void check_rows(const decode::ForwardPlan& plan) {
+  int32_t previous = plan.query_begin - 1;
+  for (const int32_t row : plan.rows) {
+    check(row > previous && row < plan.query_end, "forward plan asks for row ", row, " after ", previous);
+    previous = row;
+  }
+}
+
+void check_window(const LiveRequest& live) {
+  const auto [begin, end] = std::pair(live.plan.query_begin, live.plan.query_end);
+  const int32_t length = live.canvas.length();
+  check(0 <= begin && begin < end && end <= length, "forward plan covers [", begin, ", ", end, ") of a canvas of ",
+        length);
+  if (live.block_length == 0) {
+    const bool whole = begin == 0 && end == length;
+    check(whole || (live.plan.stale_context && live.denoise_steps > 0), "forward plan [", begin, ", ", end,
+          ") of a full-attention model must cover the canvas or use K/V that are there");
+    return;
+  }
+  check(!live.plan.stale_context, "stale K/V are for full attention only");
+  check(begin % live.block_length == 0 && end % live.block_length == 0, "forward plan [", begin, ", ", end,
+        ") is not made of blocks of ", live.block_length);
+  check(begin <= live.canvas.final_end(), "forward plan [", begin, ", ", end, ") leaves positions that are not final");
+}
+
+// The first position that the denoising forward itself needs. With shifted logits the first row of a window is scored
+// by the position before it.
+int32_t needed_from(const LiveRequest& live) {
+  const decode::ForwardPlan& plan = live.plan;
+  const bool scores_first = !plan.rows.empty() && plan.rows.front() == plan.query_begin;
+  return plan.query_begin - (live.logit_shift && scores_first && plan.query_begin > 0 ? 1 : 0);
+}
+
+int32_t whole_blocks(int32_t positions, int32_t block_length) {
+  return positions / block_length * block_length;
+}
+
+}  // namespace
+
+void plan_forward(LiveRequest& live, int32_t max_batched_tokens) {
+  live.plan = {};
+  live.decoding->plan(live.canvas, live.plan);
+  check_window(live);
+  check_rows(live.plan);
+  const int32_t lanes = live.plan.guided ? 2 : 1;
+  check(live.denoise_steps == 0 || lanes == live.lanes, "guidance changed during a request");
+  live.lanes = lanes;
+  set_feed(live, max_batched_tokens);
+}
+
+void set_feed(LiveRequest& live, int32_t max_batched_tokens) {
+  const decode::ForwardPlan& plan = live.plan;
+  const int32_t needed = needed_from(live);
+  const int32_t begin = live.block_length == 0 ? needed : std::min(live.committed_end, needed);
+  live.feed = {.begin = begin, .end = plan.query_end, .denoises = true};
+  if (begin == needed || live.feed_tokens() <= max_batched_tokens) return;
+  const int32_t most = std::max(whole_blocks(max_batched_tokens / live.lanes, live.block_length), live.block_length);
+  live.feed = {.begin = begin, .end = std::min(plan.query_begin, begin + most), .denoises = false};
+}
+
+void keep_committed(LiveRequest& live) {
+  if (live.block_length == 0) return;
+  const int32_t unchanged = std::min({live.feed.end, live.canvas.first_change(), live.canvas.final_end()});
+  live.committed_end = std::max(live.committed_end, whole_blocks(unchanged, live.block_length));
+}
+
+}  // namespace pydllm::engine

@@ -1,0 +1,77 @@
+#include "models/attention_block.h"
+
+#include <cmath>
+
+#include "base/check.h"
+#include "models/load_tensor.h"
+#include "ops/attention.h"
+#include "ops/rms_norm.h"
+
+namespace pydllm {
+namespace {
+
+ops::PackedWeight load_qkv(const Context& context, const ModelConfig& config, Weights& weights,
+                           const TensorNames& names, const std::string& prefix) {
+  const AttentionSizes n(config);
+  if (!names.packed_qkv.empty()) {
+    const LinearPart packed[] = {{format(prefix, names.packed_qkv), n.qkv()}};
+    return load_linear(context, weights, packed, config.hidden_size, config.dtype, config.attention_bias);
+  }
+  const LinearPart parts[] = {
+      {format(prefix, names.query), n.query}, {format(prefix, names.key), n.key}, {format(prefix, names.value), n.key}};
+  return load_linear(context, weights, parts, config.hidden_size, config.dtype, config.attention_bias);
+}
+
+}  // namespace
+
+AttentionBuffers::AttentionBuffers(const ModelConfig& config, Device device)
+    : normed(config.hidden_size, ops::linear_input_dtype(config.dtype), device),
+      qkv(AttentionSizes(config).qkv(), DType::kF32, device),
+      attended(AttentionSizes(config).query, ops::linear_input_dtype(config.dtype), device) {}
+
+AttentionBlock::AttentionBlock(const Context& context, const ModelConfig& config, Weights& weights,
+                               const TensorNames& names, const std::string& prefix)
+    : heads_(config.num_heads),
+      kv_heads_(config.num_kv_heads),
+      head_dim_(config.head_dim),
+      sizes_(config),
+      epsilon_(static_cast<float>(config.rms_norm_eps)) {
+  norm_ = load_vector(weights, format(prefix, names.attention_norm), config.hidden_size);
+  qkv_ = load_qkv(context, config, weights, names, prefix);
+  if (config.qk_norm) {
+    query_norm_ = load_vector(weights, format(prefix, names.query_norm), config.head_dim);
+    key_norm_ = load_vector(weights, format(prefix, names.key_norm), config.head_dim);
+  }
+  const LinearPart out[] = {{format(prefix, names.attention_out), config.hidden_size}};
+  out_ = load_linear(context, weights, out, sizes_.query, config.dtype, config.linear_bias);
+}
+
+void AttentionBlock::forward(const Context& context, const StepInput& input, const ops::RopeTable& rope,
+                             ops::KvLayer kv, AttentionBuffers& buffers, Tensor& residual) const {
+  const int64_t tokens = residual.size(0);
+  Tensor normed = buffers.normed.rows(tokens);
+  ops::rms_norm(context, residual, norm_, epsilon_, normed);
+  Tensor qkv = buffers.qkv.rows(tokens);
+  ops::linear(context, normed, qkv_, qkv);
+
+  const int64_t key_column = sizes_.query, value_column = sizes_.query + sizes_.key;
+  if (query_norm_.defined()) {
+    ops::rms_norm_heads(context, qkv, 0, heads_, query_norm_, epsilon_);
+    ops::rms_norm_heads(context, qkv, key_column, kv_heads_, key_norm_, epsilon_);
+  }
+  ops::rope(context, qkv, 0, heads_, head_dim_, input.positions, rope);
+  ops::rope(context, qkv, key_column, kv_heads_, head_dim_, input.positions, rope);
+  ops::store_kv(context, qkv, key_column, value_column, input.slots, kv);
+
+  Tensor attended = buffers.attended.rows(tokens);
+  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim_)));
+  ops::attention(context, qkv, 0, heads_, kv, input.sequences, scale, attended);
+  ops::linear(context, attended, out_, residual, ops::LinearMode::kAccumulate);
+}
+
+int64_t AttentionBlock::nbytes() const {
+  return static_cast<int64_t>(norm_.nbytes() + query_norm_.nbytes() + key_norm_.nbytes() + qkv_.nbytes() +
+                              out_.nbytes());
+}
+
+}  // namespace pydllm

@@ -1,0 +1,306 @@
+// Block-causal models: what the pages keep never shows. The reference decodes the same request without a cache: every
+// step is one forward over the whole canvas on fresh pages.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <iterator>
+
+#include "base/errors.h"
+#include "engine_harness.h"
+#include "hand_run.h"
+#include "tiny_llada.h"
+
+namespace pydllm::engine {
+namespace {
+
+struct Answer {
+  std::vector<int32_t> tokens;
+  std::vector<float> confidences;
+  int32_t denoise_steps = 0;
+  bool operator==(const Answer&) const = default;
+};
+
+Answer uncached(Model& model, const Request& request) {
+  const decode::Algorithm& algorithm = decode::find_algorithm(request.algorithm);
+  const decode::ParamMap params = decode::check_params(algorithm, request.params);
+  decode::Canvas canvas(request.prompt, request.max_tokens, kMask, model.info().block_length, algorithm.finality);
+  const auto decoding = algorithm.begin({.prompt_length = canvas.prompt_length(),
+                                         .max_tokens = request.max_tokens,
+                                         .block_length = model.info().block_length,
+                                         .seed = request.seed,
+                                         .params = &params});
+  Answer answer;
+  while (!decoding->done(canvas)) {
+    decode::ForwardPlan plan;
+    decoding->plan(canvas, plan);
+    HandRun fresh(model, plan.query_end, kMask);
+    decoding->commit(
+        fresh.step(canvas.tokens(), 0, plan.query_end, plan.query_end, plan.rows, request, answer.denoise_steps++),
+        canvas);
+  }
+  const auto begin = static_cast<size_t>(canvas.prompt_length()), count = static_cast<size_t>(request.max_tokens);
+  answer.tokens.assign(canvas.tokens().begin() + begin, canvas.tokens().begin() + begin + count);
+  answer.confidences.assign(canvas.confidences().begin() + begin, canvas.confidences().begin() + begin + count);
+  return answer;
+}
+
+// Confidences as the last snapshot of each position shows them.
+Answer answer_of(const Stream& stream) {
+  Answer answer{stream.tokens(), {}, stream.end().denoise_steps};
+  answer.confidences.resize(answer.tokens.size());
+  for (const Event& event : stream.events) {
+    const auto offset = static_cast<size_t>(event.snapshot_offset);
+    for (size_t i = 0; i < event.snapshot_confidences.size() && offset + i < answer.confidences.size(); ++i) {
+      answer.confidences[offset + i] = event.snapshot_confidences[i];
+    }
+  }
+  return answer;
+}
+
+std::vector<const decode::Algorithm*> block_causal_algorithms() {
+  std::vector<const decode::Algorithm*> found;
+  for (const decode::Algorithm* algorithm : decode::algorithms()) {
+    if (algorithm->attention == AttentionKind::kBlockCausal) found.push_back(algorithm);
+  }
+  return found;
+}
+
+// Every prompt length modulo the block comes up, in its first blocks and later.
+std::vector<Request> requests_around(int32_t block, std::string_view algorithm) {
+  std::vector<Request> requests;
+  for (int32_t prompt = 1; prompt <= 2 * block + 1; ++prompt) {
+    std::vector<int32_t> ids;
+    for (int32_t i = 0; i < prompt + (prompt % 3 == 0 ? 3 * block : 0); ++i) ids.push_back((7 * i + prompt) % 61);
+    Request request = ask(ids, 1 + (5 * prompt) % 19, std::string(algorithm));
+    request.seed = static_cast<uint64_t>(prompt);
+    request.temperature = prompt % 4 == 0 ? 0.8f : 0.0f;
+    request.snapshots = true;
+    requests.push_back(std::move(request));
+  }
+  return requests;
+}
+
+fake::Behaviour fake_blocks(int32_t block_length) {
+  fake::Behaviour behaviour;
+  behaviour.block_length = block_length;
+  return behaviour;
+}
+
+struct Setting {
+  int32_t budget;
+  int32_t page_size;
+  int32_t max_logit_rows;
+  int threads;
+};
+
+// Whole prompts, chunks of one block, and chunks that are no multiple of it.
+constexpr Setting kSettings[] = {{512, 8, 32, 1}, {1, 3, 2, 2}, {13, 16, 5, 1}};
+
+EngineOptions options_of(const Setting& setting) {
+  EngineOptions options = fake_options();
+  options.max_batched_tokens = setting.budget;
+  options.page_size = setting.page_size;
+  options.max_logit_rows = setting.max_logit_rows;
+  options.pages = 2048;
+  return options;
+}
+
+// Requests of all algorithms share the forwards.
+template <class MakeModel>
+void expect_cached_equals_uncached(MakeModel make, int32_t block) {
+  std::vector<Request> requests;
+  for (const decode::Algorithm* algorithm : block_causal_algorithms()) {
+    std::ranges::copy(requests_around(block, algorithm->name), std::back_inserter(requests));
+  }
+  std::vector<Answer> expected;
+  for (const Request& request : requests) expected.push_back(uncached(*make(), request));
+  for (const Setting& setting : kSettings) {
+    Client together(make(), options_of(setting), setting.threads);
+    std::vector<RequestId> ids;
+    for (const Request& request : requests) ids.push_back(together.submit(request));
+    for (size_t i = 0; i < ids.size(); ++i) {
+      EXPECT_EQ(answer_of(together.stream(ids[i])), expected[i])
+          << requests[i].algorithm << ", prompt of " << requests[i].prompt.size() << ", budget " << setting.budget;
+    }
+    together.expect_clean();
+  }
+}
+
+TEST(BlockCausalEngine, CachedEqualsUncachedForEveryPromptLengthModuloTheBlock) {
+  for (const int32_t block : {1, 4, 7}) {
+    expect_cached_equals_uncached([=] { return std::make_unique<fake::FakeModel>(fake_blocks(block)); }, block);
+  }
+}
+
+TEST(BlockCausalEngine, CachedEqualsUncachedWithShiftedLogits) {
+  fake::Behaviour behaviour = fake_blocks(4);
+  behaviour.logit_shift = true;
+  expect_cached_equals_uncached([&] { return std::make_unique<fake::FakeModel>(behaviour); }, 4);
+  const TinyLlada checkpoint;
+  expect_cached_equals_uncached(
+      [&] { return std::make_unique<BlockCausalLlada>(checkpoint.load(DType::kF32), 4, true); }, 4);
+}
+
+TEST(BlockCausalEngine, CachedEqualsUncachedBitForBitWithARealTransformer) {
+  const TinyLlada checkpoint;
+  expect_cached_equals_uncached([&] { return std::make_unique<BlockCausalLlada>(checkpoint.load(DType::kF32), 4); }, 4);
+}
+
+// Every forward: the positions fed, per sequence.
+struct Fed {
+  int32_t begin;
+  int32_t end;
+  bool scored;
+  bool operator==(const Fed&) const = default;
+};
+
+std::ostream& operator<<(std::ostream& out, const Fed& fed) {
+  return out << "[" << fed.begin << ", " << fed.end << (fed.scored ? ") scored" : ")");
+}
+
+std::vector<Fed> forwards_of(const Request& request, int32_t budget) {
+  std::vector<Fed> all;
+  fake::Behaviour behaviour = fake_blocks(4);
+  behaviour.on_forward = [&](const StepInput& input) {
+    for (const ops::SequenceSpan& sequence : input.sequences) {
+      EXPECT_EQ(sequence.block_length, 4);
+      all.push_back(
+          {sequence.query_position, sequence.query_position + sequence.query_length, input.hidden_rows.size(0) > 0});
+    }
+  };
+  EngineOptions options = fake_options();
+  options.max_batched_tokens = budget;
+  Client client(behaviour, options);
+  EXPECT_TRUE(client.run(request).finished_with(FinishReason::kLength));
+  return all;
+}
+
+// Threshold 0: a block takes one denoising step.
+Request ask_blocks(int32_t prompt, int32_t max_tokens) {
+  return ask(std::vector<int32_t>(static_cast<size_t>(prompt), 5), max_tokens, "low_confidence", {{"threshold", 0.0}});
+}
+
+TEST(BlockCausalEngine, TheCommitOfABlockRidesWithTheNextBlocksFirstStep) {
+  EXPECT_EQ(forwards_of(ask_blocks(9, 10), 512), (std::vector<Fed>{{0, 12, true}, {8, 16, true}, {12, 20, true}}));
+}
+
+TEST(BlockCausalEngine, StepsWithinABlockFeedThatBlockOnly) {
+  Request request = ask_blocks(4, 4);
+  request.params = {{"threshold", 1.0}};
+  EXPECT_EQ(forwards_of(request, 512), (std::vector<Fed>{{0, 8, true}, {4, 8, true}, {4, 8, true}, {4, 8, true}}));
+}
+
+TEST(BlockCausalEngine, APromptAboveTheBudgetIsEncodedInWholeBlocks) {
+  EXPECT_EQ(forwards_of(ask_blocks(23, 3), 11),
+            (std::vector<Fed>{{0, 8, false}, {8, 16, false}, {16, 24, true}, {20, 28, true}}));
+  EXPECT_EQ(forwards_of(ask_blocks(9, 3), 3), (std::vector<Fed>{{0, 4, false}, {4, 8, false}, {8, 12, true}}));
+}
+
+TEST(BlockCausalEngine, TheAnswerIsCutAtMaxTokensExactly) {
+  for (int32_t max_tokens = 1; max_tokens <= 13; ++max_tokens) {
+    Client client(fake_blocks(4));
+    Request request = ask({1, 2, 3, 4, 5}, max_tokens, "low_confidence");
+    request.snapshots = true;
+    const Stream stream = client.run(request);
+    EXPECT_TRUE(stream.finished_with(FinishReason::kLength));
+    EXPECT_EQ(stream.tokens().size(), static_cast<size_t>(max_tokens));
+    for (const Event& event : stream.events) {
+      EXPECT_LE(static_cast<size_t>(event.snapshot_offset) + event.snapshot_tokens.size(), stream.tokens().size());
+    }
+  }
+}
+
+TEST(BlockCausalEngine, AnEosEndsTheRequestOnceNothingBeforeItIsMasked) {
+  fake::Behaviour behaviour = fake_blocks(4);
+  behaviour.wanted = {{5, 7}};
+  Client client(behaviour);
+  Request request = ask({1, 2, 3, 4}, 12, "low_confidence");
+  request.eos_token_ids = {7};
+  const Stream stream = client.run(request);
+  EXPECT_TRUE(stream.finished_with(FinishReason::kStop));
+  EXPECT_EQ(stream.tokens().back(), 7);
+  EXPECT_LE(stream.tokens().size(), 2u);
+}
+
+TEST(BlockCausalEngine, EncodingForwardsAreCountedButSpendNoBudget) {
+  EngineOptions options = fake_options();
+  options.max_batched_tokens = 4;
+  Client client(fake_blocks(4), options);
+  Request request = ask_blocks(9, 8);
+  request.max_forward_passes = 1;
+  const Stream stream = client.run(request);
+  EXPECT_TRUE(stream.finished_with(FinishReason::kStepLimit));
+  EXPECT_EQ(stream.end().forward_passes, 3);
+  EXPECT_EQ(stream.end().denoise_steps, 1);
+  EXPECT_EQ(stream.tokens().size(), 3u);
+}
+
+TEST(BlockCausalEngine, ATraceHoldsTheLogitsOfTheFirstWindow) {
+  EngineOptions options = fake_options();
+  options.max_batched_tokens = 8;
+  Client client(fake_blocks(4), options);
+  Request request = ask_blocks(9, 8);
+  request.trace = true;
+  const Stream stream = client.run(request);
+  std::vector<Tensor> logits;
+  for (const Event& event : stream.events) {
+    if (event.first_logits.defined()) logits.push_back(event.first_logits);
+  }
+  ASSERT_EQ(logits.size(), 1u);
+  EXPECT_EQ(logits[0].size(0), 4);
+  EXPECT_EQ(logits[0].size(1), 61);
+}
+
+TEST(BlockCausalEngine, ABlockFinishedBeforeTheOneBeforeItIsReportedInItsPlace) {
+  fake::Behaviour behaviour = fake_blocks(4);
+  for (int32_t position = 8; position < 12; ++position) behaviour.wanted[position] = 7;
+  Client client(behaviour);
+  Request request =
+      ask({1, 2, 3, 4}, 12, "multi_block", {{"confidence_threshold", 0.9999}, {"add_block_threshold", 0.0}});
+  request.snapshots = true;
+  const Stream stream = client.run(request);
+  const std::vector<BlockDone> blocks = stream.blocks();
+  ASSERT_EQ(blocks.size(), 3u);
+  EXPECT_EQ(blocks[0].denoise_steps, 4);
+  EXPECT_EQ(blocks[1].denoise_steps, 3) << "taken on with the second step, finished by it, final with the first block";
+  EXPECT_EQ((std::pair{blocks[1].begin, blocks[1].end}), (std::pair{4, 8}));
+  const auto second = std::ranges::find_if(stream.events, [](const Event& e) { return e.snapshot_step == 1; });
+  ASSERT_NE(second, stream.events.end());
+  EXPECT_EQ(second->snapshot_tokens.size(), 8u) << "both blocks are shown";
+}
+
+template <class Run>
+std::string unsupported(Run run) {
+  try {
+    run();
+  } catch (const Unsupported& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST(BlockCausalEngine, AnAlgorithmForOtherAttentionIsRefusedWithTheNamesThatWork) {
+  Client blocks(fake_blocks(4)), full;
+  EXPECT_EQ(unsupported([&] { blocks.submit(ask({1}, 2)); })
+                .find("diffusion.algorithm 'confidence_threshold' cannot run "
+                      "on FakeModel, expected one of: low_confidence"),
+            0u);
+  EXPECT_EQ(unsupported([&] {
+              full.submit(ask({1}, 2, "low_confidence"));
+            }).find("diffusion.algorithm 'low_confidence' cannot run on FakeModel, expected one of: llada_schedule"),
+            0u);
+}
+
+TEST(BlockCausalEngine, TheModelsPositionsMustHoldWholeBlocks) {
+  fake::Behaviour behaviour = fake_blocks(7);
+  behaviour.max_positions = 33;
+  EngineOptions options = fake_options();
+  options.max_model_len = 29;
+  EXPECT_THROW(Client(behaviour, options), InvalidRequest);
+  options.max_model_len = 28;
+  Client client(behaviour, options);
+  EXPECT_EQ(client.run(ask({1}, 27, "low_confidence")).tokens().size(), 27u);
+}
+
+}  // namespace
+}  // namespace pydllm::engine
