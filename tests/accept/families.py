@@ -21,7 +21,7 @@ LINES = [
     Line("logic-low-confidence", "logic_sgl_lowconfidence 60/60", cpp("LogicLowConfidence.*", show=r"\d+/\d+")),
     Line("vectors", "the executed vectors of the algorithms of full-attention models", cpp(ALGORITHMS)),
     Line("vectors-blocks", "the executed vectors of the algorithms of block-causal models", cpp(BLOCK_CAUSAL)),
-    Line("logits", "every family's logits against transformers or a float64 reference, every dtype, one and three shards",
+    Line("logits", "every family's logits against transformers or a float64 reference, every dtype, shards",
          tests("tests/models/test_families_transformers.py", "tests/models/test_dream_golden.py")),
     Line("routers", "expert routers and the expert product against the formula in float64, exact ties included",
          cpp("*Router.*:ExpertFfn*")),
