@@ -13,8 +13,8 @@ BLOCK_CAUSAL = "LowConfidence.*:JointThreshold.*:Sdar.*:MultiBlock.*:FastDllmV2.
 LINES = [
     Line("golden-dream", "dream_generate 13/13 token for token, the run with ties by counts",
          tests("tests/engine/test_dream_golden_runs.py")),
-    Line("golden-prefix", "fastdllm_llada_prefix 6/6 token for token",
-         tests("tests/engine/test_golden.py", "-k", "prefix or complete or once")),
+    Line("golden-prefix", "fastdllm_llada_prefix 6/6 token for token, beside the uncached LLaDA recordings",
+         tests("tests/engine/test_golden.py")),
     Line("golden-d3llm", "d3llm_llada_multiblock 8/8, the four with early stop up to the end of sequence",
          tests("tests/engine/test_golden_d3llm.py")),
     Line("golden-llada2", "sgl_lowconf_llada2 12/12 token for token", tests("tests/models/test_llada2_golden.py")),
