@@ -78,7 +78,13 @@ class Peer:
     def __init__(self, name: str, command: Sequence[str | Path], core: int) -> None:
         self.name = name
         # pydllm's large tensors ask for huge pages; glibc then does the same for the other peers' memory.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+            # Like with like: there is no AMX kernel here yet, and on AMX oneDNN and torch are far ahead in bfloat16.
+            "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16",
+        }
         self.process = subprocess.Popen(
             [str(word) for word in command],
             stdin=subprocess.PIPE,
