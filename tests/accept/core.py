@@ -1,7 +1,7 @@
 """`make accept-core`: every promise of the CPU core, one line each with its figure, pass or fail.
 
-`--short` leaves out what CI runs as steps of its own (sanitizers, the instruction sets, the fresh clone); naming lines
-runs only those.
+`--short` leaves out what CI runs as steps of its own (sanitizers, the instruction sets, the fresh clone) and the speed of
+`linear`, which depends on the processor; naming lines runs only those.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LINES = [
     Line("clients", "a Python and a TypeScript gRPC client (from the .proto alone) stream an answer",
          tests("tests/clients", "-m", "clients or not clients")),
     Line("linear", "linear beside torch and oneDNN, at least 90 % of oneDNN at M >= 32",
-         program(PYTHON, "bench/linear.py", "--quick", show=r"^.*(?:oneDNN|target).*$")),
+         program(PYTHON, "bench/linear.py", "--quick", show=r"^.*(?:oneDNN|target).*$"), False),
     Line("qemu", "dispatch under an emulated CPU of each kind", make("qemu", show=r"^.*(?:pass|fail).*$"), False),
     Line("asan", "core tests clean under AddressSanitizer and UndefinedBehaviorSanitizer",
          make("asan", show=r"^\[==========\].* ran.*$|^\[  PASSED  \].*$"), False),
