@@ -1,7 +1,7 @@
 """`make accept-core`: every promise of the CPU core, one line each with its figure, pass or fail.
 
-`--short` leaves out what CI runs as steps of its own (sanitizers, the instruction sets, the fresh clone) and the speed of
-`linear`, which depends on the processor; naming lines runs only those.
+`--short` leaves out what CI runs as steps of its own (sanitizers, the instruction sets, the fresh clone) and the speed
+of `linear`, which depends on the processor; naming lines runs only those.
 """
 
 from __future__ import annotations
