@@ -87,6 +87,7 @@ class FakeEngine(
 ):
     """`generates` and `streams` are queues of scripts, one per call; an empty queue gives a plain default answer.
 
+    Calls of one request arrive in any order: where it matters which prompt gets a script, it is in `generates_for`.
     A script is a list of items, played in order. `failures[method]` ends every call of a method with that Fail.
     """
 
@@ -100,6 +101,8 @@ class FakeEngine(
         """One per call."""
         self.cancellations = 0
         self.generates: list[list[Item]] = []
+        self.generates_for: dict[str, list[Item]] = {}
+        """Prompt -> script of a Generate with it; `generates` is for the others."""
         self.streams: list[list[Item]] = []
         self.failures: dict[str, Fail] = {}
         self.serving = True
@@ -129,10 +132,14 @@ class FakeEngine(
         self._note(context)
         with self._counted():
             await self._fail("Generate", context)
-            script = self.generates.pop(0) if self.generates else [answer(request)]
-            async for message in _play(script, context):
+            async for message in _play(self._script(request), context):
                 return message
         raise AssertionError("a script for Generate needs a response or a Fail")
+
+    def _script(self, request: generation_pb.GenerateRequest) -> list[Item]:
+        if request.prompt in self.generates_for:
+            return self.generates_for[request.prompt]
+        return self.generates.pop(0) if self.generates else [answer(request)]
 
     async def StreamGenerate(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         self.stream_requests.append(request)

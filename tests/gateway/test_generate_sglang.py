@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from fake_engine import Block, Fail, answer, started
+from fake_engine import Block, Fail, started
 from generate_calls import (
     DLLM_STATISTICS,
     appended,
@@ -86,8 +86,8 @@ async def test_the_engines_error_names_the_sampling_parameter(
 ) -> None:
     path = "constraint" if path.startswith("constraint") else path  # the engine refuses the whole
     value = SAMPLING[name][0][0]
-    engine.generates = [[fail_at(path)], [answer(pb.GenerateRequest())], [fail_at(path)]]
-    error = await refused(client, {"text": "x", "sampling_params": {name: value}})
+    engine.generates_for = {"y": [fail_at(path)]}
+    error = await refused(client, {"text": "y", "sampling_params": {name: value}})
     assert error["param"] == f"sampling_params.{name}"
     assert error["message"] == f"sampling_params.{name}: expected something else"
     error = await refused(client, {"text": ["x", "y"], "sampling_params": [{}, {name: value}]})
