@@ -8,13 +8,15 @@ ARGS ?=
 CPP_SOURCES := $(shell find core cmake CMakeLists.txt -type f)
 
 .PHONY: help serve build test test-fast test-all test-cpp test-python lint format bench proto proto-check asan tsan qemu \
-  clients test-gateway accept-core accept-serving accept-families mutants clean
+  clients test-gateway accept-core accept-serving accept-demo accept-families \
+  mutants clean
 
 help:
 	@echo "make serve [ARGS='MODEL --grpc-port 50051']  build and serve (no MODEL: the embedded demo model)"
 	@echo "make test | test-fast | test-all             the suite; the part under a minute; everything incl. sanitizers"
 	@echo "make lint | format | proto | bench           checks; formatting; committed gRPC stubs; benchmarks"
-	@echo "make accept-core | accept-serving | accept-families | mutants   promises with figures; patches that must turn red"
+	@echo "make accept-core | -serving | -demo | -families   promises with figures"
+	@echo "make mutants                                 patches that must turn a test red"
 
 # --- set-up: a virtual environment in steps, each redone only when its inputs change ---
 
@@ -128,6 +130,9 @@ accept-core: $(VENV)/.built $(VENV)/.test $(VENV)/.system-all
 
 accept-serving: $(VENV)/.built $(VENV)/.test $(VENV)/.system-all
 	$(BIN)/python tests/accept/serving.py $(ARGS)
+
+accept-demo: $(VENV)/.built $(VENV)/.test
+	$(BIN)/python tests/accept/demo.py $(ARGS)
 
 accept-families: $(VENV)/.built $(VENV)/.test
 	$(BIN)/python tests/accept/families.py $(ARGS)

@@ -96,7 +96,7 @@ def record() -> Film:
     """Types the lines; every answer but the last is there at once."""
     film = Film()
     with LLM(threads=1) as llm:
-        backend = LocalBackend(llm, "the embedded demo model", single_questions=True)
+        backend = LocalBackend(llm, "the embedded demo model", embedded=True)
         session = Session(
             backend, initial(backend.algorithms), notify=lambda line: film.add(Text(line, style="yellow"))
         )

@@ -118,6 +118,7 @@ def export(trained: Path, target: Path) -> None:
         name_of(name): weight.to("cpu", torch.bfloat16).contiguous() for name, weight in saved["weights"].items()
     }
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    (target / "model.safetensors").chmod(0o644)
     _write(target / "config.json", (sdar_config if shape.qk_norm else llada_config)(shape, ids))
     _write(target / "special_tokens_map.json", special_tokens())
     _write(

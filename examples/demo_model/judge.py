@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from batches import block_causal
-from tasks import FAMILIES, held_out_set
+from tasks import ASKED, held_out_set
 from vocabulary import MASK, TURN_END, rendered
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def judge(
     """Family -> share of right answers, and "tokens_per_forward" over all of them."""
     out: dict[str, float] = {}
     tokens = forwards = 0
-    for family in FAMILIES:
+    for family in ASKED:
         canvas = STORY_CANVAS if family == "story" else CANVAS
         problems = held_out_set(family, count)
         right = 0

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import FAMILIES, held_out_set
+from tasks import ASKED, held_out_set
 
 if TYPE_CHECKING:
     from tasks import Problem
@@ -19,14 +19,14 @@ PER_FAMILY = 200
 def entry(problem: Problem) -> dict[str, Any]:
     """The problem as pydllm.evaluate.suite reads it."""
     asked = {"family": problem.family, "prompt": problem.prompt}
-    if problem.family == "make":
-        return {**asked, "total": int(problem.key)}
+    if problem.family == "double":
+        return {**asked, "double": [int(end) for end in problem.key.split("-")]}
     return {**asked, "answers": sorted({problem.answer, *problem.also_right})}
 
 
 def text() -> str:
     """The whole file."""
-    problems = [problem for family in FAMILIES for problem in held_out_set(family, PER_FAMILY)]
+    problems = [problem for family in ASKED for problem in held_out_set(family, PER_FAMILY)]
     return "".join(json.dumps(entry(problem), ensure_ascii=False) + "\n" for problem in problems)
 
 

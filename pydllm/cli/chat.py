@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydllm.cli.console import FAILED, OK, USAGE, fail, loading
 from pydllm.cli.options import Resolved, UsageError, resolve
 from pydllm.cli.settings import CHAT, ENGINE, MODEL, listed
-from pydllm.cli.values import DIFFUSION, SAMPLING, extra_param, given, pace
+from pydllm.cli.values import DIFFUSION, SAMPLING, check_server_options, extra_param, given, pace
 from pydllm.errors import InvalidRequestError, PydllmError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Talks until the end of the input; the exit code."""
     try:
         options = resolve((MODEL, *listed(CHAT), *listed(ENGINE)), vars(arguments), os.environ, arguments.config)
-        _check_server_options(options)
+        check_server_options(options, local=listed(ENGINE), remote=CHAT["server"])
         with contextlib.closing(_backend(options)) as backend:
             settings = _settings(backend, options, arguments.param)
             return _converse(backend, settings, options)
@@ -43,7 +43,7 @@ def _converse(backend: Backend, settings: Settings, options: Mapping[str, Resolv
     from pydllm.terminal.session import Session
 
     if is_terminal(sys.stdin) and is_terminal(sys.stdout):
-        return _interactive(backend, settings, pace(options, demo=backend.single_questions))
+        return _interactive(backend, settings, pace(options, demo=backend.embedded))
     from pydllm.terminal.conversation import exchange
     from pydllm.terminal.visible import lenient
 
@@ -90,26 +90,20 @@ def _edit_lines(session: Session) -> None:
     readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
 
 
-def _check_server_options(options: Mapping[str, Resolved]) -> None:
-    """A flag that could have no effect is an error."""
-    served = options["server"].value is not None
-    pointless = listed(ENGINE) if served else [option for option in CHAT["server"] if option.name != "server"]
-    for option in pointless:
-        if options[option.name].source == "flag":
-            raise UsageError(f"{option.flag}: {'not with' if served else 'only with'} --server")
-
-
 def _backend(options: Mapping[str, Resolved]) -> Backend:
     if options["server"].value is not None:
         return _remote(options)
+    from pydllm.engine.embedded import embedded_name
     from pydllm.llm import LLM
     from pydllm.terminal.local import LocalBackend
 
     model = options["model"].value
-    engine = given(options, tuple(option.name for option in listed(ENGINE)))
+    # A block-causal model may need the block length to load.
+    engine = given(options, (*(option.name for option in listed(ENGINE)), "block_length"))
     label = model or "the embedded demo model"
     with loading(label, quiet=True) as report:
-        return LocalBackend(LLM(model, load_progress=report, **engine), label, single_questions=model is None)
+        llm = LLM(model, load_progress=report, **engine)
+        return LocalBackend(llm, label, embedded=embedded_name(model) is not None)
 
 
 def _remote(options: Mapping[str, Resolved]) -> Backend:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydllm.cli.console import FAILED, OK, USAGE, fail
 from pydllm.cli.options import Resolved, UsageError, resolve
 from pydllm.cli.settings import ENGINE, EVAL, MODEL, listed
+from pydllm.cli.values import check_server_options
 from pydllm.console import loading
 from pydllm.errors import InvalidRequestError, PydllmError, UnsupportedError
 
@@ -32,6 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     options = (MODEL, *listed(EVAL), *listed(ENGINE))
     try:
         settings = resolve(options, vars(arguments), os.environ, arguments.config)
+        loading_options = [*listed(ENGINE), *(option for option in options if option.name == "block_length")]
+        check_server_options(settings, local=loading_options, remote=EVAL["server"])
         items = _items(settings, arguments.family)
         grid = _grid(settings, arguments.setting)
         rows = asyncio.run(_rows(settings, items, grid, arguments.batch or [32]))
@@ -93,7 +96,7 @@ async def _backend(settings: Mapping[str, Resolved], batch: int) -> AsyncIterato
         from pydllm.evaluate.backends import Local
         from pydllm.llm import AsyncLLM
 
-        given = {option.name: settings[option.name].value for option in listed(ENGINE)}
+        given = {name: settings[name].value for name in (*(option.name for option in listed(ENGINE)), "block_length")}
         given["max_running_requests"] = max(batch, given["max_running_requests"])
         model = settings["model"].value
         with loading(model or "the embedded demo model", quiet=True) as report:
@@ -108,7 +111,7 @@ async def _backend(settings: Mapping[str, Resolved], batch: int) -> AsyncIterato
     from pydllm.evaluate.backends import Server
 
     async with grpc.aio.insecure_channel(address) as channel:
-        yield Server(channel, api_key=settings["api_key"].value)
+        yield Server(channel, model=settings["model"].value or "", api_key=settings["api_key"].value)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,9 @@ from pydllm.cli.options import Option, api_key, choice, real, switch, text, whol
 
 Groups = Mapping[str, Sequence[Option]]
 
-MODEL = Option("model", "checkpoint directory or Hugging Face id", text, unset="the embedded demo model")
+MODEL = Option(
+    "model", "checkpoint directory, Hugging Face id, demo or demo-block", text, unset="the embedded demo model"
+)
 
 ENGINE: Groups = {
     "model": (
@@ -174,6 +176,7 @@ EVAL: Groups = {
         Option("suite", "demo, or a JSONL file with question and answer (the number after ####)", text, "demo", "NAME"),
         Option("limit", "problems of each family (default: all)", whole(1), metavar="N"),
         Option("max_tokens", "most generated tokens of an answer", whole(1), 64, "N"),
+        Option("block_length", "default of the settings; of a block-causal model for all", whole(1), metavar="N"),
         Option("grid", "compare fixed schedules, thresholds and block lengths", switch, False),
     ),
     "server": CHAT["server"][:2],

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from pydllm.cli.options import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from pydllm.cli.options import Resolved
+    from pydllm.cli.options import Option, Resolved
 
 SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "seed", "n", "ignore_eos", "max_repetition_run")
 """Options that are fields of SamplingParams."""
@@ -52,3 +52,12 @@ def pace(options: Mapping[str, Resolved], *, demo: bool) -> float:
     if asked is not None:
         return float(asked)
     return DEMO_PACE if demo else 0.0
+
+
+def check_server_options(options: Mapping[str, Resolved], *, local: Sequence[Option], remote: Sequence[Option]) -> None:
+    """A flag that could have no effect is a UsageError: of a local model with --server, of a server without it."""
+    served = options["server"].value is not None
+    pointless = local if served else [option for option in remote if option.name != "server"]
+    for option in pointless:
+        if options[option.name].source == "flag":
+            raise UsageError(f"{option.flag}: {'not with' if served else 'only with'} --server")

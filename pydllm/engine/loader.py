@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydllm import _core
 from pydllm.checkpoint import Checkpoint, open_checkpoint, resolve
 from pydllm.engine.config import EngineConfig
+from pydllm.engine.embedded import embedded_directory, embedded_name
 from pydllm.engine.facts import ModelFacts, find_algorithm
 from pydllm.engine.failures import load_error
 from pydllm.engine.memory import available_memory, kv_pages
 from pydllm.errors import CheckpointError, InvalidRequestError, PydllmError, UnsupportedError
 from pydllm.params import MAX_CANDIDATES, ParamScalar, shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all) while the weights are packed, and once at the end."""
@@ -48,8 +51,8 @@ class LoadedModel:
 def find(
     model: str | os.PathLike[str] | None = None, config: EngineConfig | None = None, *, revision: str | None = None
 ) -> FoundModel:
-    """Finds a checkpoint (a directory, a Hugging Face id, None for the embedded demo model) and checks all but its
-    weights, so that a missing tokenizer or a wrong option is known before gigabytes are read.
+    """Finds a checkpoint and checks all but its weights, so that a missing tokenizer or a wrong option is known
+    before gigabytes are read: a directory, "demo" (as None) or "demo-block", or a Hugging Face id.
 
     Raises CheckpointError, InvalidRequestError (an option) or UnsupportedError, in one line.
     """
@@ -59,7 +62,7 @@ def find(
         dtype=config.dtype,
         mask_token_id=config.mask_token_id,
         block_length=config.block_length,
-        name="demo" if model is None else None,
+        name=embedded_name(model),
     )
     return FoundModel(checkpoint=checkpoint, config=config, facts=_facts(checkpoint, config))
 
@@ -89,8 +92,11 @@ def load(
 
 
 def _directory(model: str | os.PathLike[str] | None, revision: str | None) -> Path:
-    if model is None:
-        return Path(str(importlib.resources.files("pydllm") / "demo_model"))
+    embedded = embedded_name(model)
+    if embedded is not None:
+        if revision is not None:
+            raise CheckpointError(f"revision: only a Hub id has revisions, {embedded} is embedded")
+        return embedded_directory(embedded)
     name = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
     if not isinstance(name, str):
         raise InvalidRequestError("model", f"model: expected a directory or a Hugging Face id, got {shown(model)}")

@@ -57,12 +57,13 @@ class ServerError(PydllmError):
 
 
 class Server:
-    """A gRPC server."""
+    """A gRPC server; `model` is the name of a model that it serves, "" for its only one."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, api_key: str | None = None) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, model: str = "", api_key: str | None = None) -> None:
         from pydllm_proto.v1 import generation_service_pb2_grpc
 
         self._stub: Any = generation_service_pb2_grpc.GenerationServiceStub(channel)
+        self._model = model
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
 
     async def answer(self, prompt: str, sampling: SamplingParams, diffusion: DiffusionParams) -> Reply:
@@ -70,7 +71,9 @@ class Server:
         import grpc
 
         try:
-            response = await self._stub.Generate(_request(prompt, sampling, diffusion), metadata=self._metadata)
+            request = _request(prompt, sampling, diffusion)
+            request.model = self._model
+            response = await self._stub.Generate(request, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise ServerError(f"the server answered {error.code().name}: {error.details()}") from None
         [candidate] = response.candidates

@@ -63,7 +63,7 @@ def default_grid(max_tokens: int) -> list[Setting]:
     ]
     lines += [
         f"confidence_threshold block_length={length} confidence_threshold=0.9"
-        for length in (8, 16, max_tokens)
+        for length in (4, 8, 16, max_tokens)
         if length != block
     ]
     return [parse(line) for line in dict.fromkeys(lines)]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
-_SUM = re.compile(r"(\d{1,3}) \+ (\d{1,2}) = (\d{1,3})")
+_DOUBLED = re.compile(r"(\d{1,2}) \+ (\d{1,2}) = (\d{1,3})")
 MARK = "####"
 
 
@@ -27,29 +27,32 @@ class SuiteError(PydllmError):
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One problem. Exactly one of `answers`, `total` and `number` says what is right."""
+    """One problem. Exactly one of `answers`, `double` and `number` says what is right."""
 
     family: str
     prompt: str
     answers: tuple[str, ...] = ()
     """Texts that are right, exactly."""
-    total: int | None = None
-    """Any "a + b = total" that adds up is right (b has at most two digits, a three)."""
+    double: tuple[int, int] | None = None
+    """Any "a + a = 2a" is right whose a lies between these two or is one of them."""
     number: Decimal | None = None
     """The number after ####, else the last number of the text, is right when it has this value."""
 
     def right(self, text: str) -> bool:
         """Whether the text answers the problem."""
-        if self.total is not None:
-            return _adds_up(text, self.total)
+        if self.double is not None:
+            return _doubles(text, *self.double)
         if self.number is not None:
             return _last_number(text) == self.number
         return text.strip() in self.answers
 
 
-def _adds_up(text: str, total: int) -> bool:
-    found = _SUM.fullmatch(text.strip())
-    return found is not None and int(found[1]) + int(found[2]) == total == int(found[3])
+def _doubles(text: str, least: int, most: int) -> bool:
+    found = _DOUBLED.fullmatch(text.strip())
+    if found is None:
+        return False
+    a, b, result = map(int, found.groups())
+    return least <= a <= most and a == b and result == 2 * a
 
 
 def _last_number(text: str) -> Decimal | None:
@@ -75,7 +78,7 @@ def _demo_item(entry: dict[str, Any]) -> Item:
         family=entry["family"],
         prompt=entry["prompt"],
         answers=tuple(entry.get("answers", ())),
-        total=entry.get("total"),
+        double=tuple(entry["double"]) if "double" in entry else None,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from pydllm.engine import AsyncEngine, EngineConfig, find, start
+from pydllm.engine.embedded import embedded_name
 from pydllm.server.no_tokenizer import NoTokenizer
 from pydllm.server.served import Served
 from pydllm.text import ChatTemplate, Tokenizer
@@ -45,7 +46,7 @@ def load_served(
         tokenizer=tokenizer,
         chat_template=chat_template,
         loaded=stamp,
-        source=_default_name(model, checkpoint.name),
+        source=_source(model, checkpoint.name),
         revision=revision or "",
         longest_token=max((len(tokenizer.token_text(i) or "") for i in range(tokenizer.vocab_size)), default=0),
     )
@@ -53,6 +54,12 @@ def load_served(
 
 def _default_name(model: str | None, name: str) -> str:
     """A Hub id is its own name; a directory is called by its last part, so that no path leaves the server."""
-    if model is None or os.path.isdir(Path(model).expanduser()):
+    if model is None or embedded_name(model) or os.path.isdir(Path(model).expanduser()):
         return name
     return model
+
+
+def _source(model: str | None, name: str) -> str:
+    """Where the model is from; an embedded one cannot be confused with a directory of its name."""
+    embedded = embedded_name(model)
+    return f"pydllm:{embedded}" if embedded else _default_name(model, name)

@@ -31,8 +31,8 @@ class Backend(Protocol):
         """The default length of a block, 0 when unknown."""
 
     @property
-    def single_questions(self) -> bool:
-        """The model was trained on single questions, so a conversation only confuses it."""
+    def embedded(self) -> bool:
+        """One of the models that come with pydllm: they know short conversations, and are too quick to watch."""
 
     def stream(
         self, prompt: str | list[Message], sampling: SamplingParams, diffusion: DiffusionParams, *, snapshots: bool

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from pydllm.terminal.session import Session
 
 PREFIX = "/"
-_SWITCH = {"on": True, "off": False}
+_SWITCH: dict[str, int | None] = {"on": None, "off": 0}
+"""Turns that are sent before a question."""
+_MOST_TURNS = 9999
 
 
 @dataclass(frozen=True)
@@ -131,15 +133,21 @@ def _system(session: Session, text: str) -> Reply:
 
 
 def _memory(session: Session, value: str) -> Reply:
-    if value not in _SWITCH:
-        raise SettingError(f"memory: expected on or off, got {value!r}")
-    session.memory = _SWITCH[value]
-    return Reply(f"memory {value}: {'with' if session.memory else 'without'} the turns before a question")
+    if value not in _SWITCH and not (value.isdecimal() and len(value) <= len(str(_MOST_TURNS))):
+        raise SettingError(f"memory: expected on, off or a number of turns up to {_MOST_TURNS}, got {value!r}")
+    session.memory = _SWITCH[value] if value in _SWITCH else int(value)
+    return Reply(f"memory: {_remembered(session)}")
+
+
+def _remembered(session: Session) -> str:
+    if session.memory is None:
+        return "all turns before a question"
+    return f"the last {session.memory} turns before a question" if session.memory else "each question alone"
 
 
 def _show(session: Session, _value: str) -> Reply:
-    memory = "on" if session.memory else "off"
-    return Reply(f"model  {session.backend.label}\nmemory  {memory}\n{options.described(session.settings)}")
+    known = f"model  {session.backend.label}\nmemory  {_remembered(session)}"
+    return Reply(f"{known}\n{options.described(session.settings)}")
 
 
 def _reset(session: Session, _value: str) -> Reply:
@@ -178,7 +186,7 @@ COMMANDS = (
     Command("max", "N", "most tokens of an answer", _sampling("max_tokens")),
     Command("seed", "S", "makes sampling repeatable", _sampling("seed")),
     Command("system", "[TEXT]", "system message; without a text there is none", _system),
-    Command("memory", "on|off", "send the turns before with a question, or each question alone", _memory),
+    Command("memory", "on|off|N", "send all turns before with a question, none, or the last N", _memory),
     Command("set", "NAME=VALUE", "any parameter of the algorithm, or max_forward_passes", _set),
     Command("show", "", "the settings", _show),
     Command("reset", "", "forget the conversation", _reset),

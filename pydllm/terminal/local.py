@@ -22,11 +22,11 @@ _ANCHOR = "a"
 class LocalBackend:
     """Wraps an LLM and closes it."""
 
-    def __init__(self, llm: LLM, label: str, *, single_questions: bool = False) -> None:
+    def __init__(self, llm: LLM, label: str, *, embedded: bool = False) -> None:
         self.label = label
         self.algorithms = llm.algorithms
         self.block_length = llm.engine.facts.defaults.block_length or 0
-        self.single_questions = single_questions
+        self.embedded = embedded
         self._llm = llm
         self._anchor = llm.tokenizer.encode(_ANCHOR, add_special_tokens=False)
         self._anchor_text = self._decode(self._anchor)

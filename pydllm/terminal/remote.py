@@ -35,7 +35,7 @@ _FACTS_SECONDS = 10.0
 """How long the server may take to say what it serves."""
 _TEXTS_SECONDS = 2.0
 _ANCHOR = "a"
-_DEMO_SOURCE, _DEMO_VOCABULARY = "demo", 644
+_EMBEDDED = "pydllm:"
 """What a server says of the embedded demo model."""
 
 _REASONS: dict[int, FinishReason] = {
@@ -83,7 +83,7 @@ class RemoteBackend:
         self.label = str(info.summary.name)
         self.algorithms: tuple[str, ...] = tuple(info.diffusion.algorithms)
         self.block_length = int(info.diffusion.default_block_length)
-        self.single_questions = info.source == _DEMO_SOURCE and info.vocab_size == _DEMO_VOCABULARY
+        self.embedded = str(info.source).startswith(_EMBEDDED)
         self._has_chat_template = bool(info.has_chat_template)
 
     def stream(

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from pydllm.outputs import StreamEvent
     from pydllm.terminal.backend import Backend, Message
 
-SINGLE_QUESTIONS = "this model knows single questions: each begins a new conversation (/memory on|off)"
+EMBEDDED_MEMORY = 2
+"""Turns before a question that the embedded models were trained with, at most."""
+SHORT_MEMORY = f"this model knows short conversations: it sees the last {EMBEDDED_MEMORY} turns (/memory on|off|N)"
 NO_TEMPLATE = "this model has no chat template: it gets each line as it is, without the lines before"
 
 
@@ -35,8 +37,8 @@ class Session:
         self.backend = backend
         self.settings = settings
         self.turns: tuple[Turn, ...] = ()
-        self.memory = not backend.single_questions
-        """Questions go out with the turns before them."""
+        self.memory: int | None = EMBEDDED_MEMORY if backend.embedded else None
+        """A question goes out with so many turns before it; None: with all."""
         self._notify = notify
         self._raw = False
         self._told = False
@@ -88,17 +90,17 @@ class Session:
         return self._conversation(self.turns)
 
     def _tell_memory(self) -> None:
-        if self._kept and not self.memory and not self._told:
+        if self.backend.embedded and self.memory == EMBEDDED_MEMORY < self._kept and not self._told:
             self._told = True
-            self._notify(SINGLE_QUESTIONS)
+            self._notify(SHORT_MEMORY)
 
     def _stream(self, prompt: str | list[Message], snapshots: bool) -> Generator[StreamEvent]:
         sampling, diffusion = self.settings.sampling_params(), self.settings.diffusion_params()
         return self.backend.stream(prompt, sampling, diffusion, snapshots=snapshots)
 
     def _messages(self, question: str) -> list[Message]:
-        before = self.turns[: self._kept] if self.memory else ()
-        return [*self._conversation(before), {"role": "user", "content": question}]
+        first = 0 if self.memory is None else max(0, self._kept - self.memory)
+        return [*self._conversation(self.turns[first : self._kept]), {"role": "user", "content": question}]
 
     def _conversation(self, turns: tuple[Turn, ...]) -> list[Message]:
         messages = [{"role": "system", "content": self.settings.system}] if self.settings.system else []

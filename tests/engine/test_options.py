@@ -243,3 +243,22 @@ def test_no_model_is_the_demo_model() -> None:
     loaded = load(None, EngineConfig(max_running_requests=1))
     loaded.core.stop()
     assert loaded.checkpoint.name == "demo"
+
+
+def test_the_embedded_models_have_names() -> None:
+    for name, architecture in (("demo", "LLaDAModelLM"), ("demo-block", "SDARForCausalLM")):
+        loaded = load(name, EngineConfig(max_running_requests=1))
+        loaded.core.stop()
+        assert (loaded.checkpoint.name, loaded.checkpoint.architecture) == (name, architecture)
+
+
+def test_a_directory_comes_before_an_embedded_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load("demo")
+
+
+def test_an_embedded_model_has_no_revisions() -> None:
+    with pytest.raises(CheckpointError, match="revision: only a Hub id has revisions, demo-block is embedded"):
+        load("demo-block", revision="main")

@@ -63,11 +63,11 @@ def answer_events(text: str) -> list[StreamEvent]:
 class Script:
     """A backend that answers each question with the next script, and keeps what it was asked."""
 
-    def __init__(self, *answers: list[Any], template: bool = True, single_questions: bool = False) -> None:
+    def __init__(self, *answers: list[Any], template: bool = True, embedded: bool = False) -> None:
         self.label = "scripted"
         self.algorithms = ALGORITHMS
         self.block_length = 8
-        self.single_questions = single_questions
+        self.embedded = embedded
         self.template = template
         self.answers = list(answers)
         self.prompts: list[Any] = []

@@ -10,7 +10,7 @@ from talking import ALGORITHMS, Script, answer_events
 
 from pydllm.errors import InvalidRequestError, UnsupportedError
 from pydllm.terminal import commands
-from pydllm.terminal.session import NO_TEMPLATE, SINGLE_QUESTIONS, Session
+from pydllm.terminal.session import NO_TEMPLATE, SHORT_MEMORY, Session
 from pydllm.terminal.settings import SettingError, initial
 
 if TYPE_CHECKING:
@@ -106,15 +106,20 @@ def test_a_system_message_is_refused_where_there_is_no_template() -> None:
         talk.ask("1?")
 
 
-def test_a_model_of_single_questions_gets_no_history_unless_asked() -> None:
-    talk = session("one", "two", "three", single_questions=True)
-    ask(talk, "1?")
-    ask(talk, "2?")
-    assert prompts(talk)[1] == [("user", "2?")]
-    assert talk.notices == [SINGLE_QUESTIONS]  # type: ignore[attr-defined]
+def test_an_embedded_model_sees_two_turns_unless_asked_otherwise() -> None:
+    talk = session(*"123456", embedded=True)
+    for number in range(1, 4):
+        ask(talk, f"{number}?")
+    assert talk.notices == []  # type: ignore[attr-defined]
+    ask(talk, "4?")
+    assert [text for _, text in prompts(talk)[3]] == ["2?", "2", "3?", "3", "4?"]
+    assert talk.notices == [SHORT_MEMORY]  # type: ignore[attr-defined]
     do(talk, "/memory on")
-    ask(talk, "3?")
-    assert len(prompts(talk)[2]) == 5
+    ask(talk, "5?")
+    assert len(prompts(talk)[4]) == 9
+    do(talk, "/memory 1")
+    ask(talk, "6?")
+    assert [text for _, text in prompts(talk)[5]] == ["5?", "5", "6?"]
 
 
 def test_other_errors_of_the_backend_are_not_taken_for_a_missing_template() -> None:
@@ -187,7 +192,7 @@ def test_an_alias_names_the_algorithm_or_parameter() -> None:
         ("/set nope=default", "expected a parameter of confidence_threshold"),
         ("/set steps=4", "steps"),
         ("/set max_forward_passes=0", "max_forward_passes: expected an integer"),
-        ("/memory maybe", "expected on or off"),
+        ("/memory maybe", "expected on, off or a number of turns"),
         ("/save", "expected a file name"),
         ("/save /proc/none/x", "save: /proc/none/x: No such file"),
         ("/reset now", "takes no value"),
