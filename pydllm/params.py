@@ -39,8 +39,8 @@ class SamplingParams:
     """[0, 1]: no id below this share of the largest probability is drawn; 0 disables. Without effect on a greedy
     request."""
     repetition_penalty: float | None = None
-    """(0, 100]: divides a positive logit and multiplies another one for every token of the prompt and of what is written
-    so far; 1 disables."""
+    """(0, 100]: divides a positive logit and multiplies another one for every token of the prompt and of what is
+    written so far; 1 disables."""
     presence_penalty: float | None = None
     """[-2, 2]: subtracted from the logit of every token written so far."""
     frequency_penalty: float | None = None

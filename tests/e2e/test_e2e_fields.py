@@ -71,8 +71,8 @@ class Case:
 
 COMMON = {
     "frequency_penalty": Case(2.0, differs, {"max_tokens": 60, "ignore_eos": True}),
-    "presence_penalty": Case(2.0, differs, {"max_tokens": 60, "ignore_eos": True}),
-    "logit_bias": Case({str(token(text)): -100 for text in ("1", "2", "Ġ=Ġ")}, differs),
+    "presence_penalty": Case(2.0, differs, {**RANDOM, "seed": 1}),
+    "logit_bias": Case({str(token("Ġ=Ġ")): 100}, lambda a: a.text().count(" = ") == 5, {"max_tokens": 5}),
     "max_tokens": Case(5, tokens(5), {"ignore_eos": True}),
     "n": Case(3, lambda a: [c["index"] for c in a.reply.json()["choices"]] == [0, 1, 2]),
     "seed": Case(1, differs, {**RANDOM, "seed": 2}),
