@@ -18,16 +18,18 @@ void expect_sampling(const RowSampling& sampling, size_t row) {
   check(sampling.min_p >= 0 && sampling.min_p <= 1, name("min_p"), ": expected 0 <= min_p <= 1, got ", sampling.min_p);
 }
 
+bool is_usable(const LogitEdit& edit) {
+  return std::isfinite(edit.factor) && edit.factor > 0 && (std::isfinite(edit.bias) || edit.bias == kBanned);
+}
+
+// There may be as many edits as ids: no message is made unless one is wrong.
 void expect_edits(std::span<const LogitEdit> edits, size_t row, int64_t vocab) {
-  const auto name = [row](const char* field) { return format("sampling[", row, "].edits.", field); };
   int64_t previous = -1;
   for (const LogitEdit& edit : edits) {
-    check(edit.id > previous && edit.id < vocab, name("id"), ": expected ascending ids below ", vocab, ", got ",
-          edit.id, " after ", previous);
-    check(std::isfinite(edit.factor) && edit.factor > 0, name("factor"), ": expected a finite number > 0, got ",
-          edit.factor);
-    check(std::isfinite(edit.bias) || edit.bias == kBanned, name("bias"), ": expected a finite number or a ban, got ",
-          edit.bias);
+    const bool good = edit.id > previous && edit.id < vocab && is_usable(edit);
+    check(good, "sampling[", row, "].edits: expected ascending ids below ", vocab,
+          ", finite factors > 0 and finite biases or bans, got id ", edit.id, ", factor ", edit.factor, ", bias ",
+          edit.bias, " after id ", previous);
     previous = edit.id;
   }
 }

@@ -597,10 +597,10 @@ TEST(RowStats, BadArgumentsAreInternalErrors) {
     Tensor row = logits;
     ops::edit_logits(cpu.context, row, {&sampling, 1});
   };
-  EXPECT_INTERNAL_ERROR(edited({{8, 1, 0}}), "sampling[0].edits.id");
-  EXPECT_INTERNAL_ERROR(edited({{3, 1, 0}, {3, 1, 0}}), "sampling[0].edits.id");
-  EXPECT_INTERNAL_ERROR(edited({{3, 0, 0}}), "sampling[0].edits.factor");
-  EXPECT_INTERNAL_ERROR(edited({{3, 1, INFINITY}}), "sampling[0].edits.bias");
+  EXPECT_INTERNAL_ERROR(edited({{8, 1, 0}}), "sampling[0].edits: expected");
+  EXPECT_INTERNAL_ERROR(edited({{3, 1, 0}, {3, 1, 0}}), "sampling[0].edits: expected");
+  EXPECT_INTERNAL_ERROR(edited({{3, 0, 0}}), "sampling[0].edits: expected");
+  EXPECT_INTERNAL_ERROR(edited({{3, 1, INFINITY}}), "sampling[0].edits: expected");
 }
 
 TEST(Guide, ExtrapolatesFromTheUnconditionalLogits) {
