@@ -15,7 +15,7 @@ namespace {
 constexpr int32_t kVocab = 61;
 constexpr int32_t kBlock = 4;
 
-class EveryAlgorithm : public ::testing::TestWithParam<std::tuple<const decode::Algorithm*, bool>> {
+class RulesOfEveryAlgorithm : public ::testing::TestWithParam<std::tuple<const decode::Algorithm*, bool>> {
  protected:
   const decode::Algorithm& algorithm() const { return *std::get<0>(GetParam()); }
   bool block_causal() const { return algorithm().attention == AttentionKind::kBlockCausal; }
@@ -47,7 +47,7 @@ std::vector<int32_t> written(const Stream& stream) {
   return all;
 }
 
-TEST_P(EveryAlgorithm, ABannedIdIsNeverWritten) {
+TEST_P(RulesOfEveryAlgorithm, ABannedIdIsNeverWritten) {
   fake::Behaviour loving = behaviour();
   loving.loved_token = 20;
   Client client(loving);
@@ -64,7 +64,7 @@ TEST_P(EveryAlgorithm, ABannedIdIsNeverWritten) {
   }
 }
 
-TEST_P(EveryAlgorithm, ABiasOfAHundredForcesAToken) {
+TEST_P(RulesOfEveryAlgorithm, ABiasOfAHundredForcesAToken) {
   Client client(behaviour());
   for (int32_t max_tokens = 1; max_tokens <= 2 * kBlock + 1; ++max_tokens) {
     Request forcing = request(2, max_tokens);
@@ -74,7 +74,7 @@ TEST_P(EveryAlgorithm, ABiasOfAHundredForcesAToken) {
 }
 
 // The model wants the end everywhere, so it comes as soon as it may: at every remainder of the block.
-TEST_P(EveryAlgorithm, NoEndComesAmongTheFirstMinTokens) {
+TEST_P(RulesOfEveryAlgorithm, NoEndComesAmongTheFirstMinTokens) {
   fake::Behaviour ending = behaviour();
   ending.loved_token = 20;
   Client client(ending);
@@ -152,7 +152,7 @@ int expect_formula(const fake::Behaviour& model, const Request& request, const E
   return checked;
 }
 
-TEST_P(EveryAlgorithm, EveryWrittenTokenIsTheBestOfThePenalisedSoftmax) {
+TEST_P(RulesOfEveryAlgorithm, EveryWrittenTokenIsTheBestOfThePenalisedSoftmax) {
   const fake::Behaviour model = behaviour();
   Client client(model);
   for (size_t prompt = 1; prompt <= 6; ++prompt) {
@@ -187,7 +187,7 @@ TEST_P(EveryAlgorithm, EveryWrittenTokenIsTheBestOfThePenalisedSoftmax) {
 std::string name_of_case(const ::testing::TestParamInfo<std::tuple<const decode::Algorithm*, bool>>& tested) {
   return std::string(std::get<0>(tested.param)->name) + (std::get<1>(tested.param) ? "_shifted" : "");
 }
-INSTANTIATE_TEST_SUITE_P(Registry, EveryAlgorithm,
+INSTANTIATE_TEST_SUITE_P(Registry, RulesOfEveryAlgorithm,
                          ::testing::Combine(::testing::ValuesIn(decode::algorithms().begin(),
                                                                 decode::algorithms().end()),
                                             ::testing::Bool()),
