@@ -35,10 +35,24 @@ class SamplingParams:
     """Nucleus mass in (0, 1]."""
     top_k: int | None = None
     """0 disables."""
+    min_p: float | None = None
+    """[0, 1]: no id below this share of the largest probability is drawn; 0 disables. Without effect on a greedy
+    request."""
+    repetition_penalty: float | None = None
+    """(0, 100]: divides a positive logit and multiplies another one for every token of the prompt and of what is
+    written so far; 1 disables."""
+    presence_penalty: float | None = None
+    """[-2, 2]: subtracted from the logit of every token written so far."""
+    frequency_penalty: float | None = None
+    """[-2, 2]: subtracted as often as the token is written so far."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Added to logits, by token id: [-100, 100]; -100 bans the token."""
     seed: int | None = None
     """Unsigned 64 bit. Candidate i uses seed + i (modulo 2**64). Unset: random."""
     max_tokens: int | None = None
     """At least 1, honoured exactly."""
+    min_tokens: int | None = None
+    """No end of sequence and no stop id among the first tokens; at most max_tokens. Stop strings still end."""
     stop: tuple[str, ...] = ()
     """At most 16 non-empty strings of at most 1024 characters; a single string is accepted."""
     stop_token_ids: tuple[int, ...] = ()
@@ -58,6 +72,12 @@ class SamplingParams:
         )
         _set(self, "top_p", _real("sampling.top_p", self.top_p, "a number in (0, 1]", 0, 1, open_low=True))
         _set(self, "top_k", _integer("sampling.top_k", self.top_k, 0, MAX_INT32))
+        _set(self, "min_p", _real("sampling.min_p", self.min_p, "a number in [0, 1]", 0, 1))
+        _set(self, "repetition_penalty", _repetition_penalty(self.repetition_penalty))
+        for name in ("presence_penalty", "frequency_penalty"):
+            _set(self, name, _real(f"sampling.{name}", getattr(self, name), "a number in [-2, 2]", -2, 2))
+        _set(self, "logit_bias", _logit_bias(self.logit_bias))
+        _set(self, "min_tokens", _integer("sampling.min_tokens", self.min_tokens, 0, MAX_INT32))
         _set(self, "seed", _integer("sampling.seed", self.seed, 0, 2**64 - 1))
         _set(self, "max_tokens", _integer("sampling.max_tokens", self.max_tokens, 1, MAX_INT32))
         _set(self, "stop", _stop_strings(self.stop))
@@ -156,6 +176,25 @@ def whole_number(name: str, value: object, low: int, high: int) -> int:
     except TypeError:
         _refuse(name, expected, value)
     if not low <= number <= high:
+        _refuse(name, expected, value)
+    return number
+
+
+def _repetition_penalty(value: float | None) -> float | None:
+    return _real("sampling.repetition_penalty", value, "a number in (0, 100]", 0, 100, open_low=True)
+
+
+def _logit_bias(values: object) -> dict[int, float]:
+    name = "sampling.logit_bias"
+    if not isinstance(values, Mapping):
+        _refuse(name, "a mapping of token ids to numbers", values)
+    return {whole_number(name, key, 0, MAX_INT32): _bias(name, value) for key, value in values.items()}
+
+
+def _bias(name: str, value: float | None) -> float:
+    expected = "numbers in [-100, 100]"
+    number = _real(name, value, expected, -100, 100)
+    if number is None:
         _refuse(name, expected, value)
     return number
 

@@ -148,4 +148,13 @@ decode::ParamMap to_params(py::handle value) {
   return params;
 }
 
+std::vector<engine::TokenBias> to_biases(py::handle value, const std::string& field) {
+  std::vector<engine::TokenBias> biases;
+  for (const auto& [key, item] : to_dict(value, field)) {
+    const int32_t id = to_int32(key, field, 0);
+    biases.push_back({id, static_cast<float>(to_finite(item, field))});
+  }
+  return biases;
+}
+
 }  // namespace pydllm::bind

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "decode/algorithm.h"
+#include "engine/request.h"
 
 namespace pydllm::bind {
 
@@ -33,5 +34,7 @@ std::vector<std::string> to_strings(py::handle value, const std::string& field);
 // A copy of a mapping.
 py::dict to_dict(py::handle value, const std::string& field);
 decode::ParamMap to_params(py::handle value);
+// A mapping of token ids to biases.
+std::vector<engine::TokenBias> to_biases(py::handle value, const std::string& field);
 
 }  // namespace pydllm::bind

@@ -62,18 +62,30 @@ std::optional<engine::Clock::time_point> to_deadline(const py::object& seconds) 
          std::chrono::duration_cast<engine::Clock::duration>(std::chrono::duration<double>(given));
 }
 
+float to_float(const py::object& value, const char* field) {
+  return static_cast<float>(to_finite(value, field));
+}
+
 RequestId submit(Engine& self, const py::object& prompt, const py::object& max_tokens, const py::object& algorithm,
                  const py::object& params, const py::object& temperature, const py::object& top_p,
-                 const py::object& top_k, const py::object& seed, const py::object& eos_token_ids,
+                 const py::object& top_k, const py::object& min_p, const py::object& repetition_penalty,
+                 const py::object& presence_penalty, const py::object& frequency_penalty, const py::object& logit_bias,
+                 const py::object& min_tokens, const py::object& seed, const py::object& eos_token_ids,
                  const py::object& stop_token_ids, const py::object& max_repetition_run,
                  const py::object& max_forward_passes, const py::object& deadline_seconds, const py::object& snapshots,
                  const py::object& trace) {
   Request request;
   request.prompt = to_ids(prompt, "prompt_token_ids");
   request.max_tokens = to_int32(max_tokens, "sampling.max_tokens", 1);
-  request.temperature = static_cast<float>(to_finite(temperature, "sampling.temperature"));
-  request.top_p = static_cast<float>(to_finite(top_p, "sampling.top_p"));
+  request.temperature = to_float(temperature, "sampling.temperature");
+  request.top_p = to_float(top_p, "sampling.top_p");
   request.top_k = to_int32(top_k, "sampling.top_k", 0);
+  request.min_p = to_float(min_p, "sampling.min_p");
+  request.repetition_penalty = to_float(repetition_penalty, "sampling.repetition_penalty");
+  request.presence_penalty = to_float(presence_penalty, "sampling.presence_penalty");
+  request.frequency_penalty = to_float(frequency_penalty, "sampling.frequency_penalty");
+  request.logit_bias = to_biases(logit_bias, "sampling.logit_bias");
+  request.min_tokens = to_int32(min_tokens, "sampling.min_tokens", 0);
   request.seed = to_uint64(seed, "sampling.seed");
   request.eos_token_ids = to_ids(eos_token_ids, "eos_token_ids");
   request.stop_token_ids = to_ids(stop_token_ids, "sampling.stop_token_ids");
@@ -108,6 +120,8 @@ bool wait(Engine& self, const py::object& timeout_seconds) {
 void def_submit(py::class_<Engine, EnginePtr>& type) {
   type.def("submit", submit, py::arg("prompt"), py::kw_only(), py::arg("max_tokens"), py::arg("algorithm"),
            py::arg("params") = py::none(), py::arg("temperature") = 0.0, py::arg("top_p") = 1.0, py::arg("top_k") = 0,
+           py::arg("min_p") = 0.0, py::arg("repetition_penalty") = 1.0, py::arg("presence_penalty") = 0.0,
+           py::arg("frequency_penalty") = 0.0, py::arg("logit_bias") = py::dict(), py::arg("min_tokens") = 0,
            py::arg("seed") = 0, py::arg("eos_token_ids") = py::tuple(), py::arg("stop_token_ids") = py::tuple(),
            py::arg("max_repetition_run") = 0, py::arg("max_forward_passes") = 0,
            py::arg("deadline_seconds") = py::none(), py::arg("snapshots") = false, py::arg("trace") = false);

@@ -10,6 +10,7 @@
 #include "cache/page_pool.h"
 #include "decode/algorithm.h"
 #include "decode/canvas.h"
+#include "engine/logit_rules.h"
 #include "engine/request.h"
 #include "tensor/tensor.h"
 
@@ -28,7 +29,8 @@ struct LiveRequest {
   LiveRequest(Request given, decode::Canvas fresh) : request(std::move(given)), canvas(std::move(fresh)) {}
 
   RequestId id = 0;
-  Request request;  // eos_token_ids and stop_token_ids sorted
+  Request request;  // eos_token_ids, stop_token_ids and logit_bias sorted
+  LogitRules rules;
   Clock::time_point submitted;
   decode::Canvas canvas;
   std::unique_ptr<decode::Decoding> decoding;

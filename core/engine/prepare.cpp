@@ -53,6 +53,59 @@ void check_length(const Request& request, int32_t max_model_len) {
                               ") must be at most ", max_model_len, " tokens, got ", given));
 }
 
+// Written so that NaN fails.
+void expect_number(const char* field, float value, float low, float high) {
+  if (value >= low && value <= high) return;
+  throw InvalidRequest(field, format(field, " must be between ", low, " and ", high, ", got ", value));
+}
+
+void check_penalties(const Request& request) {
+  expect_number("sampling.min_p", request.min_p, 0, 1);
+  if (!(request.repetition_penalty > 0 && request.repetition_penalty <= 100)) {
+    throw InvalidRequest("sampling.repetition_penalty",
+                         format("sampling.repetition_penalty must be in (0, 100], got ", request.repetition_penalty));
+  }
+  expect_number("sampling.presence_penalty", request.presence_penalty, -2, 2);
+  expect_number("sampling.frequency_penalty", request.frequency_penalty, -2, 2);
+  expect_range("sampling.min_tokens", request.min_tokens, 0, request.max_tokens);
+}
+
+// The mask stays in the softmax and is never chosen: a bias on it could only bend the confidences.
+void check_biases(const std::vector<TokenBias>& biases, int32_t vocab, int32_t mask_token_id) {
+  const char* field = "sampling.logit_bias";
+  int32_t previous = -1;
+  for (const auto [id, bias] : biases) {
+    if (id < 0 || id >= vocab || id == mask_token_id) {
+      throw InvalidRequest(field, format(field, " takes token ids between 0 and ", vocab - 1, " but the mask token ",
+                                         mask_token_id, ", got ", id));
+    }
+    if (id == previous) throw InvalidRequest(field, format(field, " must have each token id once, got ", id, " twice"));
+    if (!(bias >= -100 && bias <= 100)) {
+      throw InvalidRequest(field, format(field, "[", id, "] must be between -100 and 100, got ", bias));
+    }
+    previous = id;
+  }
+}
+
+// Every position must have a token that it may take.
+void check_choice(const LogitRules& rules, const Request& request, const ModelInfo& model, int32_t mask_token_id) {
+  const auto choice_at = [&](size_t position) {
+    int32_t allowed = model.vocab_size - 1;
+    for (const LogitEdit& edit : rules.fixed(static_cast<int32_t>(position))) {
+      allowed -= edit.bias == kBanned && edit.id != mask_token_id ? 1 : 0;
+    }
+    return allowed;
+  };
+  if (choice_at(request.prompt.size() + static_cast<size_t>(request.min_tokens)) == 0) {
+    throw InvalidRequest("sampling.logit_bias", "sampling.logit_bias must leave a token to choose, got a ban of all");
+  }
+  if (choice_at(request.prompt.size()) == 0) {
+    throw InvalidRequest(
+        "sampling.min_tokens",
+        format("sampling.min_tokens must be 0 where every token ends the answer, got ", request.min_tokens));
+  }
+}
+
 void check_sampling(const Request& request) {
   // Written so that NaN fails.
   if (!(request.temperature >= 0 && request.temperature <= 100)) {
@@ -63,6 +116,7 @@ void check_sampling(const Request& request) {
     throw InvalidRequest("sampling.top_p", format("sampling.top_p must be in (0, 1], got ", request.top_p));
   }
   expect_at_least("sampling.top_k", request.top_k, 0);
+  check_penalties(request);
   if (request.max_repetition_run != 0 && request.max_repetition_run < 2) {  // a run of one would end at any token
     throw InvalidRequest(
         "sampling.max_repetition_run",
@@ -115,6 +169,8 @@ std::unique_ptr<LiveRequest> make_live(Request request, const decode::Algorithm&
   decode::Canvas canvas(request.prompt, request.max_tokens, options.mask_token_id, model.block_length,
                         algorithm.finality);
   auto live = std::make_unique<LiveRequest>(std::move(request), std::move(canvas));
+  live->rules = LogitRules(live->request, options.mask_token_id);
+  check_choice(live->rules, live->request, model, options.mask_token_id);
   live->block_length = model.block_length;
   live->logit_shift = model.logit_shift;
   live->decoding = algorithm.begin({.prompt_length = live->canvas.prompt_length(),
@@ -180,6 +236,8 @@ std::unique_ptr<LiveRequest> prepare(Request request, const ModelInfo& model, co
   check_ids("sampling.stop_token_ids", request.stop_token_ids, model.vocab_size);
   sort_unique(request.eos_token_ids);
   sort_unique(request.stop_token_ids);
+  std::ranges::sort(request.logit_bias, {}, &TokenBias::id);
+  check_biases(request.logit_bias, model.vocab_size, options.mask_token_id);
 
   const decode::Algorithm& algorithm = runnable_algorithm(request, model);
   request.params = decode::check_params(algorithm, request.params);

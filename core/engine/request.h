@@ -16,13 +16,25 @@ namespace pydllm::engine {
 using RequestId = uint64_t;
 using Clock = std::chrono::steady_clock;
 
+struct TokenBias {
+  int32_t id = 0;
+  float bias = 0;
+};
+
 struct Request {
   std::vector<int32_t> prompt;  // token ids, at least one, each in [0, vocab)
   int32_t max_tokens = 0;       // >= 1
   float temperature = 0;        // [0, 100]
   float top_p = 1;              // (0, 1]
   int32_t top_k = 0;            // >= 0
+  float min_p = 0;              // [0, 1]; of draws, so without effect at temperature 0
   uint64_t seed = 0;
+  // What happens to the logits of every row before anything is read from them: engine/logit_rules.h.
+  float repetition_penalty = 1;        // (0, 100]
+  float presence_penalty = 0;          // [-2, 2]
+  float frequency_penalty = 0;         // [-2, 2]
+  std::vector<TokenBias> logit_bias;   // [-100, 100], each id once; -100 bans it
+  int32_t min_tokens = 0;              // in [0, max_tokens]: no EOS or stop id among the first ones
   std::vector<int32_t> eos_token_ids;  // empty: nothing ends the request early (ignore_eos)
   std::vector<int32_t> stop_token_ids;
   std::string algorithm;

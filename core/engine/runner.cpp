@@ -45,13 +45,16 @@ void Runner::score(const Tensor& hidden, const LogitChunk& chunk, const StepPlan
   model_.logits(context_, hidden.rows(chunk.hidden_begin, chunk.hidden_rows), all);
   Tensor logits = all.rows(0, chunk.scored_rows);
   if (chunk.guided) ops::guide(context_, logits, all.rows(chunk.scored_rows, chunk.scored_rows), chunk.guidance_scale);
-  const auto begin = static_cast<size_t>(chunk.scored_begin);
-  const auto count = static_cast<size_t>(chunk.scored_rows);
-  ops::row_stats(context_, logits, std::span(plan.sampling).subspan(begin, count), {&mask_token_id_, 1},
-                 std::span(stats_).subspan(begin, count));
   for (size_t i = 0; i < batch.size(); ++i) {
     if (batch[i]->scores_everything()) keep_first_logits(*batch[i], plan.scored[i], chunk, logits);
   }
+  const auto begin = static_cast<size_t>(chunk.scored_begin);
+  const auto count = static_cast<size_t>(chunk.scored_rows);
+  const auto sampling = std::span(plan.sampling).subspan(begin, count);
+  if (std::ranges::any_of(sampling, [](const RowSampling& row) { return !row.edits.empty(); })) {
+    ops::edit_logits(context_, logits, sampling);
+  }
+  ops::row_stats(context_, logits, sampling, {&mask_token_id_, 1}, std::span(stats_).subspan(begin, count));
 }
 
 StepResult Runner::run(std::span<LiveRequest* const> batch) {

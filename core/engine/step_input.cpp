@@ -66,6 +66,7 @@ class StepBuilder {
   void add_sampling(size_t index, std::span<const int32_t> positions) {
     const LiveRequest& live = *batch_[index];
     plan_.scored[index] = {static_cast<int32_t>(plan_.sampling.size()), static_cast<int32_t>(positions.size())};
+    RowEdits edits(live.rules, live.canvas, plan_.edits);
     for (const int32_t position : positions) {
       plan_.sampling.push_back({.temperature = live.request.temperature,
                                 .top_p = live.request.top_p,
@@ -73,7 +74,9 @@ class StepBuilder {
                                 .seed = live.request.seed,
                                 .step = static_cast<uint32_t>(live.denoise_steps),
                                 .position = static_cast<uint32_t>(position),
-                                .filtered = live.plan.filtered});
+                                .filtered = live.plan.filtered,
+                                .min_p = live.request.min_p,
+                                .edits = edits.of(position)});
     }
   }
 

@@ -33,7 +33,9 @@ struct StepPlan {
   StepInput input;
   std::vector<LogitChunk> chunks;
   std::vector<RowSampling> sampling;  // [scored rows of the step]
-  std::vector<ScoredRange> scored;    // [requests of the step]
+  // What the edits of `sampling` point to, unless it belongs to the request.
+  std::vector<std::vector<LogitEdit>> edits;
+  std::vector<ScoredRange> scored;  // [requests of the step]
 };
 
 // Each request needs a plan and the pages of its lanes. A request's sequences lie side by side; scored rows are ordered

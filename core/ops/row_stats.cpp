@@ -15,6 +15,31 @@ void expect_sampling(const RowSampling& sampling, size_t row) {
         ": expected a finite number >= 0, got ", sampling.temperature);
   check(sampling.top_p > 0 && sampling.top_p <= 1, name("top_p"), ": expected 0 < top_p <= 1, got ", sampling.top_p);
   check(sampling.top_k >= 0, name("top_k"), ": expected >= 0, got ", sampling.top_k);
+  check(sampling.min_p >= 0 && sampling.min_p <= 1, name("min_p"), ": expected 0 <= min_p <= 1, got ", sampling.min_p);
+}
+
+bool is_usable(const LogitEdit& edit) {
+  return std::isfinite(edit.factor) && edit.factor > 0 && (std::isfinite(edit.bias) || edit.bias == kBanned);
+}
+
+// There may be as many edits as ids: no message is made unless one is wrong.
+void expect_edits(std::span<const LogitEdit> edits, size_t row, int64_t vocab) {
+  int64_t previous = -1;
+  for (const LogitEdit& edit : edits) {
+    const bool good = edit.id > previous && edit.id < vocab && is_usable(edit);
+    check(good, "sampling[", row, "].edits: expected ascending ids below ", vocab,
+          ", finite factors > 0 and finite biases or bans, got id ", edit.id, ", factor ", edit.factor, ", bias ",
+          edit.bias, " after id ", previous);
+    previous = edit.id;
+  }
+}
+
+void expect_logits(const Tensor& logits, size_t rows) {
+  const auto [given, vocab] = shape_of<2>(logits, "logits");
+  expect_dtype(logits, "logits", DType::kF32);
+  check(vocab >= 1 && vocab <= std::numeric_limits<int32_t>::max(), "logits: expected 1 to 2^31 - 1 columns, got ",
+        vocab);
+  check(std::cmp_equal(rows, given), "sampling: expected ", given, " rows, got ", rows);
 }
 
 }  // namespace
@@ -22,17 +47,24 @@ void expect_sampling(const RowSampling& sampling, size_t row) {
 void row_stats(const Context& context, const Tensor& logits, std::span<const RowSampling> sampling,
                std::span<const int32_t> forbidden, std::span<RowStats> out) {
   expect_runnable(context, "row_stats", {{logits, "logits"}});
-  const auto [rows, vocab] = shape_of<2>(logits, "logits");
-  expect_dtype(logits, "logits", DType::kF32);
-  check(vocab >= 1 && vocab <= std::numeric_limits<int32_t>::max(), "logits: expected 1 to 2^31 - 1 columns, got ",
-        vocab);
-  check(std::cmp_equal(sampling.size(), rows), "sampling: expected ", rows, " rows, got ", sampling.size());
+  expect_logits(logits, sampling.size());
+  const int64_t rows = logits.size(0), vocab = logits.size(1);
   check(std::cmp_equal(out.size(), rows), "out: expected ", rows, " rows, got ", out.size());
-  for (size_t i = 0; i < sampling.size(); ++i) expect_sampling(sampling[i], i);
+  for (size_t i = 0; i < sampling.size(); ++i) {
+    expect_sampling(sampling[i], i);
+    expect_edits(sampling[i].edits, i, vocab);
+  }
   for (const int32_t id : forbidden) {
     check(id >= 0 && id < vocab, "forbidden: expected 0 <= id < ", vocab, ", got ", id);
   }
   cpu::row_stats(context, logits, sampling, forbidden, out);
+}
+
+void edit_logits(const Context& context, Tensor& logits, std::span<const RowSampling> sampling) {
+  expect_runnable(context, "edit_logits", {{logits, "logits"}});
+  expect_logits(logits, sampling.size());
+  for (size_t i = 0; i < sampling.size(); ++i) expect_edits(sampling[i].edits, i, logits.size(1));
+  cpu::edit_logits(context, logits, sampling);
 }
 
 void guide(const Context& context, Tensor& conditional, const Tensor& unconditional, float scale) {

@@ -21,6 +21,8 @@ class GenerationDefaults:
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     ignored_fields: tuple[str, ...] = ()
     """Fields of generation_config.json that this engine does not know; worth a line in a log."""
 
@@ -78,6 +80,7 @@ def generation_defaults(generation: Fields) -> GenerationDefaults:
     temperature = generation.optional_number("temperature", minimum=0.0)
     top_p = generation.optional_number("top_p", minimum=0.0, maximum=1.0, above=True)
     top_k = generation.optional_integer("top_k", minimum=0)
+    min_p = generation.optional_number("min_p", minimum=0.0, maximum=1.0)
     sampled = generation.boolean("do_sample", default=True)
     return GenerationDefaults(
         max_new_tokens=generation.optional_integer("max_new_tokens", minimum=1),
@@ -85,5 +88,7 @@ def generation_defaults(generation: Fields) -> GenerationDefaults:
         temperature=temperature if sampled else 0.0,
         top_p=top_p if sampled else None,
         top_k=top_k if sampled else None,
+        min_p=min_p if sampled else None,
+        repetition_penalty=generation.optional_number("repetition_penalty", minimum=0.0, maximum=100.0, above=True),
         ignored_fields=tuple(name for name in generation.unread() if name not in _BOOKKEEPING),
     )

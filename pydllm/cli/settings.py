@@ -111,9 +111,14 @@ SERVE: Groups = {
 GENERATE: Groups = {
     "sampling": (
         Option("max_tokens", "most generated tokens (default: the checkpoint's, else 256)", whole(1), metavar="N"),
+        Option("min_tokens", "no end of sequence among so many tokens", whole(0), metavar="N"),
         Option("temperature", "0 is greedy", real(0, 100), metavar="T"),
         Option("top_p", "nucleus mass in (0, 1]", real(0, 1), metavar="P"),
         Option("top_k", "0 disables", whole(0), metavar="K"),
+        Option("min_p", "least share of the largest probability, in [0, 1]", real(0, 1), metavar="P"),
+        Option("repetition_penalty", "for tokens of the prompt and the answer (1: none)", real(0, 100), metavar="F"),
+        Option("presence_penalty", "for tokens of the answer (0: none)", real(-2, 2), metavar="F"),
+        Option("frequency_penalty", "the same, as often as they are there (0: none)", real(-2, 2), metavar="F"),
         Option("seed", "makes sampling repeatable", whole(0, 2**64 - 1), metavar="SEED"),
         Option("n", "candidates", whole(1, 128), metavar="N"),
         Option("ignore_eos", "generate max_tokens whatever the model says", switch),

@@ -12,7 +12,21 @@ if TYPE_CHECKING:
 
     from pydllm.cli.options import Option, Resolved
 
-SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "seed", "n", "ignore_eos", "max_repetition_run")
+SAMPLING = (
+    "max_tokens",
+    "min_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "n",
+    "ignore_eos",
+    "max_repetition_run",
+)
 """Options that are fields of SamplingParams."""
 DIFFUSION = (
     "algorithm",

@@ -15,7 +15,7 @@ from pydllm.errors import ContextLengthError, InvalidRequestError, UnsupportedEr
 from pydllm.params import DiffusionParams, ParamScalar, SamplingParams, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pydllm import _core
 
@@ -43,6 +43,12 @@ class PreparedRequest:
     temperature: float
     top_p: float
     top_k: int
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float]
+    min_tokens: int
     seeds: tuple[int, ...]
     """One per candidate."""
     eos_token_ids: tuple[int, ...]
@@ -73,8 +79,9 @@ def prepare(
 ) -> PreparedRequest:
     """Fills in the defaults and checks what depends on the model.
 
-    Raises InvalidRequestError, ContextLengthError or UnsupportedError naming the proto field. The ids of the
-    prompt and the ranges of an algorithm's parameters are checked by the core when the request is submitted.
+    Raises InvalidRequestError, ContextLengthError or UnsupportedError naming the proto field. The ids of the prompt,
+    the ranges of an algorithm's parameters and whether any token may be chosen at all are checked by the core when the
+    request is submitted.
     """
     sampling = sampling or SamplingParams()
     diffusion = diffusion or DiffusionParams()
@@ -86,6 +93,12 @@ def prepare(
         temperature=_first(sampling.temperature, defaults.temperature, 0.0),
         top_p=_first(sampling.top_p, defaults.top_p, 1.0),
         top_k=_first(sampling.top_k, defaults.top_k, 0),
+        min_p=_first(sampling.min_p, defaults.min_p, 0.0),
+        repetition_penalty=_first(sampling.repetition_penalty, defaults.repetition_penalty, 1.0),
+        presence_penalty=sampling.presence_penalty or 0.0,
+        frequency_penalty=sampling.frequency_penalty or 0.0,
+        logit_bias=_known_biases(sampling.logit_bias, facts),
+        min_tokens=sampling.min_tokens or 0,
         seeds=_seeds(sampling, facts),
         eos_token_ids=() if sampling.ignore_eos else facts.eos_token_ids,
         stop_token_ids=_known_ids(sampling.stop_token_ids, facts.vocab_size),
@@ -147,6 +160,15 @@ def _known_ids(ids: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:
             message = f"sampling.stop_token_ids: expected ids in [0, {vocab_size - 1}], got {token_id}"
             raise InvalidRequestError("sampling.stop_token_ids", message)
     return ids
+
+
+def _known_biases(biases: Mapping[int, float], facts: ModelFacts) -> Mapping[int, float]:
+    name = "sampling.logit_bias"
+    for token_id in biases:
+        if token_id >= facts.vocab_size:
+            message = f"{name}: expected token ids in [0, {facts.vocab_size - 1}], got {token_id}"
+            raise InvalidRequestError(name, message)
+    return biases
 
 
 def _algorithm_params(

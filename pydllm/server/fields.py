@@ -31,22 +31,10 @@ def _never(_: object) -> bool:
     return False
 
 
-def _empty(value: Any) -> bool:
-    return not value
-
-
-_FILTER = "this sampling filter is not available"
-_PENALTY = "penalties are not available"
 _REFRESH = "no cache of this server is refreshed by a count of forward passes"
 
 REFUSALS = (
     Refusal("canvas", _never, "canvas input is not available"),
-    Refusal("sampling.min_p", _only(0), _FILTER),
-    Refusal("sampling.repetition_penalty", _only(1), _PENALTY),
-    Refusal("sampling.presence_penalty", _only(0), _PENALTY),
-    Refusal("sampling.frequency_penalty", _only(0), _PENALTY),
-    Refusal("sampling.logit_bias", _empty, "logit bias is not available"),
-    Refusal("sampling.min_tokens", _only(0), "a lower bound on tokens is not available"),
     Refusal("diffusion.cache_refresh_interval", _only(0), _REFRESH),
     Refusal("constraint", _never, "constrained decoding is not available"),
     Refusal("output.logprobs", _never, "log-probabilities are not available"),

@@ -212,6 +212,11 @@ inline Request random_request(uint32_t seed) {
   if (pick(0, 2) == 0) request.top_k = 5;
   if (pick(0, 3) == 0) request.eos_token_ids = {pick(0, 59)};
   request.snapshots = pick(0, 3) == 0;
+  if (pick(0, 3) == 0) request.frequency_penalty = 0.25f * static_cast<float>(pick(-8, 8));
+  if (pick(0, 3) == 0) request.repetition_penalty = 0.25f * static_cast<float>(pick(1, 8));
+  if (pick(0, 3) == 0) request.logit_bias = {{pick(0, 29), 4.5f}, {pick(30, 59), -100}};
+  if (pick(0, 3) == 0) request.min_tokens = pick(0, request.max_tokens);
+  if (pick(0, 3) == 0) request.min_p = 0.1f;
   return request;
 }
 

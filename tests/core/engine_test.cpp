@@ -144,6 +144,7 @@ TEST(Engine, ASnapshotsConfidencesAreTheProbabilitiesInTheForwardThatWroteEachTo
   for (uint32_t seed = 0; seed < 30; ++seed) {
     Request request = random_request(seed);
     if (!request.params.empty() && request.params.back().first == "cfg_scale") continue;
+    request.frequency_penalty = 0, request.repetition_penalty = 1, request.logit_bias = {}, request.min_tokens = 0;
     request.snapshots = request.trace = true;
     const auto prompt = static_cast<int32_t>(request.prompt.size());
     const Stream stream = client.run(request);

@@ -21,6 +21,24 @@ std::string refused_field(Client& client, const Request& request) {
   return "accepted";
 }
 
+// Bans every id from `first` on, the mask aside.
+void ban_from(int32_t first, Request& request) {
+  for (int32_t id = first; id < kMask; ++id) request.logit_bias.push_back({id, -100});
+}
+
+TEST(EngineValidation, OneTokenToChooseIsEnough) {
+  Client client;
+  Request narrow = ask({1}, 5);
+  ban_from(1, narrow);
+  EXPECT_EQ(client.run(narrow).tokens(), std::vector<int32_t>(5, 0));
+  narrow = ask({1}, 3);
+  ban_from(2, narrow);
+  narrow.eos_token_ids = {1};
+  narrow.min_tokens = 3;
+  narrow.temperature = 1;
+  EXPECT_EQ(client.run(narrow).tokens(), std::vector<int32_t>(3, 0));
+}
+
 TEST(EngineValidation, RefusesEveryBadFieldByName) {
   EngineOptions options = fake_options();
   options.pages = 12;
@@ -49,6 +67,32 @@ TEST(EngineValidation, RefusesEveryBadFieldByName) {
       {"sampling.top_p", [](Request& r) { r.top_p = 1.01f; }},
       {"sampling.top_p", [nan](Request& r) { r.top_p = nan; }},
       {"sampling.top_k", [](Request& r) { r.top_k = -1; }},
+      {"sampling.min_p", [](Request& r) { r.min_p = -0.1f; }},
+      {"sampling.min_p", [](Request& r) { r.min_p = 1.1f; }},
+      {"sampling.min_p", [nan](Request& r) { r.min_p = nan; }},
+      {"sampling.repetition_penalty", [](Request& r) { r.repetition_penalty = 0; }},
+      {"sampling.repetition_penalty", [](Request& r) { r.repetition_penalty = 100.5f; }},
+      {"sampling.repetition_penalty", [nan](Request& r) { r.repetition_penalty = nan; }},
+      {"sampling.presence_penalty", [](Request& r) { r.presence_penalty = 2.1f; }},
+      {"sampling.presence_penalty", [nan](Request& r) { r.presence_penalty = nan; }},
+      {"sampling.frequency_penalty", [](Request& r) { r.frequency_penalty = -2.1f; }},
+      {"sampling.frequency_penalty", [infinity](Request& r) { r.frequency_penalty = infinity; }},
+      {"sampling.min_tokens", [](Request& r) { r.min_tokens = -1; }},
+      {"sampling.min_tokens", [](Request& r) { r.min_tokens = 5; }},
+      {"sampling.logit_bias", [](Request& r) { r.logit_bias = {{61, 1}}; }},
+      {"sampling.logit_bias", [](Request& r) { r.logit_bias = {{-1, 1}}; }},
+      {"sampling.logit_bias", [](Request& r) { r.logit_bias = {{60, 1}}; }},
+      {"sampling.logit_bias", [](Request& r) { r.logit_bias = {{3, 1}, {5, 1}, {3, 2}}; }},
+      {"sampling.logit_bias", [](Request& r) { r.logit_bias = {{3, -100.5f}}; }},
+      {"sampling.logit_bias", [](Request& r) { r.logit_bias = {{3, 101}}; }},
+      {"sampling.logit_bias", [nan](Request& r) { r.logit_bias = {{3, nan}}; }},
+      {"sampling.logit_bias", [](Request& r) { ban_from(0, r); }},
+      {"sampling.min_tokens",
+       [](Request& r) {
+         ban_from(2, r);
+         r.eos_token_ids = {0, 1};
+         r.min_tokens = 1;
+       }},
       {"sampling.max_repetition_run", [](Request& r) { r.max_repetition_run = 1; }},
       {"sampling.max_repetition_run", [](Request& r) { r.max_repetition_run = -2; }},
       {"sampling.stop_token_ids", [](Request& r) { r.stop_token_ids = {3, 61}; }},

@@ -245,6 +245,108 @@ TEST(RowStats, ASampledTokenReportsItsPlainProbability) {
   EXPECT_GT(other_than_top, 32);
 }
 
+std::vector<LogitEdit> random_edits(uint32_t seed, int32_t vocab) {
+  std::mt19937 random(seed);
+  std::vector<LogitEdit> edits;
+  for (int32_t id = 0; id < vocab; ++id) {
+    if (random() % 3) continue;
+    const float factor = random() % 2 ? 1.0f : static_cast<float>(random() % 1000 + 1) / 300;
+    const float bias = random() % 4 ? static_cast<float>(random() % 20000) / 1000 - 10 : kBanned;
+    edits.push_back({id, factor, bias});
+  }
+  return edits;
+}
+
+// The row after its edits in float64, rounded once; banned ids at minus infinity.
+std::vector<double> edited(const float* logits, int64_t n, std::span<const LogitEdit> edits) {
+  std::vector<double> row(logits, logits + n);
+  for (const LogitEdit& edit : edits) {
+    double& x = row[static_cast<size_t>(edit.id)];
+    x = (x > 0 ? x / static_cast<double>(edit.factor) : x * static_cast<double>(edit.factor)) +
+        static_cast<double>(edit.bias);
+    x = static_cast<double>(static_cast<float>(x));
+  }
+  return row;
+}
+
+RowStats edited_stats(const Tensor& row, RowSampling sampling, const std::vector<int32_t>& forbidden = {}) {
+  CpuRunner cpu;
+  Tensor copy = Tensor::from<float>({row.data<float>(), static_cast<size_t>(row.numel())}).view({1, row.numel()});
+  ops::edit_logits(cpu.context, copy, {&sampling, 1});
+  return stats_of(copy, {sampling}, forbidden)[0];
+}
+
+TEST(EditLogits, StatisticsAreThoseOfTheEditedRowInFloat64) {
+  for (const int32_t vocab : {2, 17, 1025, 40000}) {
+    for (uint32_t seed = 0; seed < 5; ++seed) {
+      const Tensor logits = random_tensor({vocab}, seed, 3);
+      const std::vector<LogitEdit> edits = random_edits(seed, vocab);
+      RowSampling sampling;
+      sampling.edits = edits;
+      const RowStats stats = edited_stats(logits, sampling);
+      const std::vector<double> row = edited(logits.data<float>(), vocab, edits);
+      const auto best = std::max_element(row.begin(), row.end());
+      if (*best == -INFINITY) {
+        EXPECT_EQ(stats.token, -1);
+        continue;
+      }
+      std::vector<double> p;
+      for (const double x : row) p.push_back(std::exp(x - *best));
+      const double sum = std::accumulate(p.begin(), p.end(), 0.0);
+      for (double& x : p) x /= sum;
+      EXPECT_EQ(stats.token, best - row.begin());
+      EXPECT_NEAR(stats.confidence, 1 / sum, 2e-6 / sum);
+      EXPECT_NEAR(stats.entropy, entropy_of(p), 4e-6);
+      EXPECT_TRUE(stats.finite);
+    }
+  }
+}
+
+TEST(EditLogits, ABannedIdIsOutsideTheSoftmaxAForbiddenOneInside) {
+  const Tensor logits = tensor_of<float>({std::log(.1f), std::log(.6f), std::log(.3f)});
+  const std::vector<LogitEdit> ban = {{1, 1, kBanned}};
+  RowSampling sampling;
+  sampling.edits = ban;
+  RowStats stats = edited_stats(logits, sampling);
+  EXPECT_EQ(stats.token, 2);
+  EXPECT_NEAR(stats.confidence, .75, 1e-6);
+  EXPECT_NEAR(stats.top2_probability, .25, 1e-6);
+  stats = edited_stats(logits, sampling, {2});
+  EXPECT_EQ(stats.token, 0);
+  EXPECT_EQ(stats.top2, -1);
+  EXPECT_NEAR(stats.confidence, .25, 1e-6);
+  for (const float temperature : {0.0f, 2.0f}) {
+    sampling.temperature = temperature;
+    EXPECT_EQ(edited_stats(logits, sampling, {0, 2}).token, -1) << "nothing is left";
+  }
+}
+
+TEST(EditLogits, BannedIdsAreOutsideTheFilteredDistribution) {
+  const Tensor logits = tensor_of<float>({std::log(.4f), std::log(.3f), std::log(.2f), std::log(.1f)});
+  const std::vector<LogitEdit> ban = {{1, 1, kBanned}};
+  RowSampling sampling;
+  sampling.edits = ban;
+  sampling.top_k = 2;
+  sampling.filtered = true;
+  const RowStats stats = edited_stats(logits, sampling, {0});
+  EXPECT_EQ(stats.token, 2);
+  EXPECT_NEAR(stats.filtered.confidence, 1 / 3., 1e-6) << "of ids 0 and 2";
+}
+
+TEST(EditLogits, TouchesOnlyItsIdsAndHidesNoBrokenNumber) {
+  CpuRunner cpu(2);
+  const float largest = std::numeric_limits<float>::max();
+  Tensor logits = tensor_of<float>({1, NAN, 3, largest, -2, 6, 7, 8}).view({2, 4});
+  const std::vector<LogitEdit> edits = {{1, 1, kBanned}, {3, 0.5f, 10}};
+  std::vector<RowSampling> sampling(2);
+  sampling[0].edits = edits;
+  ops::edit_logits(cpu.context, logits, sampling);
+  EXPECT_EQ(at(logits, 0), 1);
+  EXPECT_TRUE(std::isnan(at(logits, 1))) << "a ban does not make it a number";
+  EXPECT_EQ(at(logits, 3), static_cast<double>(largest)) << "stays finite";
+  for (int64_t i = 4; i < 8; ++i) EXPECT_EQ(at(logits, i), (std::vector<double>{-2, 6, 7, 8})[size_t(i - 4)]);
+}
+
 // Filtered softmax in float64, by sorting: what the sampler must draw from.
 std::vector<double> filtered(const std::vector<float>& logits, const RowSampling& sampling,
                              const std::vector<int32_t>& forbidden) {
@@ -268,6 +370,7 @@ std::vector<double> filtered(const std::vector<float>& logits, const RowSampling
   for (const size_t i : order) {
     const double weight = p[i];
     if (before > static_cast<double>(sampling.top_p) * sum) p[i] = 0;
+    if (weight < static_cast<double>(sampling.min_p)) p[i] = 0;  // the largest weight is 1
     before += weight;
     kept += p[i];
   }
@@ -338,6 +441,17 @@ TEST(Sampling, FrequenciesMatchTopK) {
 TEST(Sampling, FrequenciesMatchTopP) {
   EXPECT_GT(goodness_of_fit(sampled_logits(), {1.0f, 0.8f, 0, 45}, {3}), 1e-4);
   EXPECT_GT(goodness_of_fit(sampled_logits(), {0.7f, 0.99f, 0, 46}, {}), 1e-4);
+}
+
+RowSampling with_min_p(RowSampling sampling, float min_p) {
+  sampling.min_p = min_p;
+  return sampling;
+}
+
+TEST(Sampling, FrequenciesMatchMinP) {
+  EXPECT_GT(goodness_of_fit(sampled_logits(), with_min_p({1.0f, 1, 0, 50}, 0.05f), {3}), 1e-4);
+  EXPECT_GT(goodness_of_fit(sampled_logits(), with_min_p({2.5f, 1, 0, 51}, 0.3f), {}), 1e-4);
+  EXPECT_GT(goodness_of_fit(sampled_logits(), with_min_p({1.2f, 0.9f, 30, 52}, 0.1f), {3}), 1e-4);
 }
 
 TEST(Sampling, FrequenciesMatchTopKThenTopP) {
@@ -421,6 +535,18 @@ TEST(Sampling, TheTokenThatCrossesTheMassIsKept) {
   EXPECT_EQ(support(logits, {1, 1e-6f, 0, 9}), (std::vector<bool>{true, false, false, false}));
 }
 
+TEST(Sampling, MinPKeepsIdsAtExactlyTheShareOfTheLargest) {
+  const std::vector<float> logits{0, std::log(.5f), std::log(.25f), std::log(.01f)};
+  EXPECT_EQ(support(logits, with_min_p({1, 1, 0, 9}, 0.4f)), (std::vector<bool>{true, true, false, false}));
+  EXPECT_EQ(support(logits, with_min_p({1, 1, 0, 9}, 0.2f)), (std::vector<bool>{true, true, true, false}));
+  EXPECT_EQ(support(logits, with_min_p({2, 1, 0, 9}, 0.4f)), (std::vector<bool>{true, true, true, false}))
+      << "after the temperature";
+  EXPECT_EQ(support({1, 2, 2, 0}, with_min_p({1, 1, 0, 9}, 1)), (std::vector<bool>{false, true, true, false}));
+  EXPECT_EQ(support(logits, with_min_p({1, 1, 0, 9}, 0.4f), {0}), (std::vector<bool>{false, true, true, false}))
+      << "of the largest that may be drawn";
+  EXPECT_EQ(stats_of_row(logits, with_min_p({0, 1, 0, 9}, 0.4f)).token, 0) << "greedy as ever";
+}
+
 TEST(Sampling, ForbiddenIdsAreRemovedBeforeTheFilters) {
   const std::vector<float> logits{std::log(.70f), std::log(.20f), std::log(.09f), std::log(.01f)};
   EXPECT_EQ(support(logits, {1, 1, 1, 9}, {0}), (std::vector<bool>{false, true, false, false}));
@@ -464,6 +590,17 @@ TEST(RowStats, BadArgumentsAreInternalErrors) {
   EXPECT_INTERNAL_ERROR(stats_of(logits, {{1, 0, 0}}), "sampling[0].top_p");
   EXPECT_INTERNAL_ERROR(stats_of(logits, {{1, NAN, 0}}), "sampling[0].top_p");
   EXPECT_INTERNAL_ERROR(stats_of(logits, {{1, 1, -1}}), "sampling[0].top_k");
+  EXPECT_INTERNAL_ERROR(stats_of(logits, {with_min_p({1, 1, 0}, 1.5f)}), "sampling[0].min_p");
+  const auto edited = [&](std::vector<LogitEdit> edits) {
+    RowSampling sampling;
+    sampling.edits = edits;
+    Tensor row = logits;
+    ops::edit_logits(cpu.context, row, {&sampling, 1});
+  };
+  EXPECT_INTERNAL_ERROR(edited({{8, 1, 0}}), "sampling[0].edits: expected");
+  EXPECT_INTERNAL_ERROR(edited({{3, 1, 0}, {3, 1, 0}}), "sampling[0].edits: expected");
+  EXPECT_INTERNAL_ERROR(edited({{3, 0, 0}}), "sampling[0].edits: expected");
+  EXPECT_INTERNAL_ERROR(edited({{3, 1, INFINITY}}), "sampling[0].edits: expected");
 }
 
 TEST(Guide, ExtrapolatesFromTheUnconditionalLogits) {

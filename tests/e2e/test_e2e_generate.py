@@ -28,6 +28,11 @@ def drawn(seed: int) -> Json:
         "temperature": rng.choice([0.0, 1.0, 6.0]),
         "seed": rng.randrange(2**64),
         "ignore_eos": rng.choice([False, True]),
+        "frequency_penalty": rng.choice([0.0, 0.0, 1.5]),
+        "repetition_penalty": rng.choice([1.0, 1.3]),
+        "logit_bias": rng.choice([{}, {"22": -100, "30": 2.5}]),
+        "min_tokens": rng.choice([0, 1]),
+        "min_p": rng.choice([0.0, 0.1]),
         "dllm": {"block_length": rng.choice([1, 4, 8, 32])},
     }
 
@@ -36,7 +41,8 @@ def as_sglang(body: Json) -> Json:
     """The same request in SGLang's words."""
     params = {"max_new_tokens": body["max_tokens"], "sampling_seed": body["seed"], "temperature": body["temperature"]}
     stop = {"stop": body["stop"]} if "stop" in body else {}
-    params |= {"ignore_eos": body["ignore_eos"], **stop}
+    rules = ("ignore_eos", "frequency_penalty", "repetition_penalty", "logit_bias", "min_p")
+    params |= {"min_new_tokens": body["min_tokens"], **{name: body[name] for name in rules}, **stop}
     return {"text": body["prompt"], "sampling_params": params, "dllm": body["dllm"]}
 
 

@@ -195,6 +195,71 @@ def test_an_eos_before_the_run_ends_as_without_a_run(demo: LLM) -> None:
     assert (output.text, output.finish_reason) == (ANSWER, "stop")
 
 
+# ---- rules about tokens ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("diffusion", [None, SMALL_BLOCKS], ids=["one block", "blocks of 4"])
+def test_logit_bias_bans_and_forces(demo: LLM, diffusion: DiffusionParams | None) -> None:
+    banned = answer(demo, diffusion, logit_bias={EQUALS: -100, ANSWER_IDS[0]: -100}, ignore_eos=True, max_tokens=20)
+    assert not {EQUALS, ANSWER_IDS[0]} & set(banned.token_ids)
+    forced = answer(demo, diffusion, logit_bias={EQUALS: 100}, max_tokens=11)
+    assert forced.token_ids == [EQUALS] * 11
+    assert answer(demo, diffusion, logit_bias={EQUALS: 0}).token_ids == ANSWER_IDS
+
+
+@pytest.mark.parametrize("diffusion", [None, SMALL_BLOCKS], ids=["one block", "blocks of 4"])
+@pytest.mark.parametrize("least", [1, 8, 9, 10, 13, 20])
+def test_min_tokens_holds_back_the_end(demo: LLM, least: int, diffusion: DiffusionParams | None) -> None:
+    output = answer(demo, diffusion, min_tokens=least, max_tokens=20)
+    eos = ANSWER_IDS[-1]
+    assert len(output.token_ids) >= least
+    assert eos not in output.token_ids[:least]
+    if least < len(ANSWER_IDS):
+        assert output.token_ids == ANSWER_IDS
+
+
+@pytest.mark.parametrize("penalty", ["frequency_penalty", "presence_penalty"])
+def test_penalties_are_against_what_is_written(demo: LLM, penalty: str) -> None:
+    def different(value: float) -> int:
+        sampling = SamplingParams(ignore_eos=True, max_tokens=60, **{penalty: value})
+        return len(set(only(demo.generate(SUM[0]["content"], sampling=sampling, diffusion=SMALL_BLOCKS)).token_ids))
+
+    assert different(-2.0) < different(0.0) < different(2.0)
+
+
+def test_a_repetition_penalty_is_against_the_prompt_too(demo: LLM) -> None:
+    (prompt,) = (set(demo.trace(SUM).canvases[0][:18]),)
+    one_step = DiffusionParams(max_forward_passes=1, block_length=8)
+    plain = answer(demo, one_step, ignore_eos=True)
+    penalised = answer(demo, one_step, ignore_eos=True, repetition_penalty=100)
+    rewarded = answer(demo, one_step, ignore_eos=True, repetition_penalty=0.01)
+    assert set(plain.token_ids) & prompt
+    assert not set(penalised.token_ids) & prompt
+    assert set(rewarded.token_ids) <= prompt
+
+
+def test_min_p_of_one_is_greedy_at_any_temperature(demo: LLM) -> None:
+    hot = {"temperature": 8.0, "seed": 3, "max_tokens": 12, "ignore_eos": True}
+    assert answer(demo, **hot).token_ids[:9] != ANSWER_IDS
+    assert answer(demo, **hot, min_p=1).token_ids[:9] == ANSWER_IDS
+    assert answer(demo, min_p=0.5).token_ids == ANSWER_IDS
+
+
+@pytest.mark.parametrize(
+    ("sampling", "field"),
+    [
+        ({"logit_bias": {10**6: 1}}, "sampling.logit_bias"),
+        ({"min_tokens": 9, "max_tokens": 8}, "sampling.min_tokens"),
+    ],
+)
+def test_rules_that_do_not_fit_are_refused_by_name(demo: LLM, sampling: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        answer(demo, **sampling)
+    assert caught.value.field == field
+    with pytest.raises(InvalidRequestError, match="mask token"):
+        answer(demo, logit_bias={demo.engine.facts.mask_token_id: 1})
+
+
 # ---- streams -----------------------------------------------------------------------------------------------------
 
 SAMPLINGS: list[dict[str, Any]] = [
@@ -205,6 +270,7 @@ SAMPLINGS: list[dict[str, Any]] = [
     {"stop_token_ids": [322], "include_stop": True},
     {"ignore_eos": True, "max_tokens": 13},
     {"ignore_eos": True, "max_tokens": 20, "max_repetition_run": 4},
+    {"frequency_penalty": 1.5, "repetition_penalty": 1.2, "min_tokens": 10, "logit_bias": {322: -3}, "max_tokens": 20},
 ]
 
 

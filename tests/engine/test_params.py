@@ -38,6 +38,11 @@ def refused(kind: type, field: str, value: object) -> None:
         ("top_k", [0, 1, 2**31 - 1, np.int8(5)], [-1, 2**31, *NO_INTEGERS]),
         ("seed", [0, 2**64 - 1, np.uint64(2**64 - 1)], [-1, 2**64, *NO_INTEGERS]),
         ("max_tokens", [1, 2**31 - 1], [0, -1, 2**31, *NO_INTEGERS]),
+        ("min_p", [0, 1, 0.05], [-0.1, 1.1, *NO_NUMBERS]),
+        ("repetition_penalty", [1e-9, 1, 100], [0, -1, 100.1, *NO_NUMBERS]),
+        ("presence_penalty", [-2, 0, 2.0], [-2.1, 2.1, *NO_NUMBERS]),
+        ("frequency_penalty", [-2, 0, 2.0], [-2.1, 2.1, *NO_NUMBERS]),
+        ("min_tokens", [0, 1, 2**31 - 1], [-1, 2**31, *NO_INTEGERS]),
         ("max_repetition_run", [0, 2, 2**31 - 1, np.int8(5)], [1, -1, 2**31, *NO_INTEGERS]),
         ("n", [1, 128], [0, 129, *NO_INTEGERS]),
         ("include_stop", [True, False], [0, 1, "yes"]),
@@ -52,10 +57,15 @@ def refused(kind: type, field: str, value: object) -> None:
             [(), [0], list(range(64)), np.arange(3)],
             [[-1], [2**31], list(range(65)), 5, ["1"], "12"],
         ),
+        (
+            "logit_bias",
+            [{}, {0: -100, 5: 100.0}, {np.int32(3): np.float32(0.5)}],
+            [None, 5, [1], "1", {-1: 0}, {2**31: 0}, {"1": 0}, {1.0: 0}, {1: 100.5}, {1: -101}, {1: None}, {1: "x"}],
+        ),
     ],
 )
 def test_sampling_ranges(field: str, good: list[Any], bad: list[Any]) -> None:
-    for value in [None, *good] if not field.startswith("stop") else good:
+    for value in [None, *good] if not field.startswith(("stop", "logit_bias")) else good:
         SamplingParams(**{field: value})
     for value in bad:
         refused(SamplingParams, f"sampling.{field}", value)

@@ -202,6 +202,24 @@ def test_an_unset_repetition_run_is_none() -> None:
     assert prepared(SamplingParams(max_repetition_run=7)).max_repetition_run == 7
 
 
+def test_unset_rules_are_neutral_or_the_checkpoints() -> None:
+    names = ("min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "min_tokens")
+    assert [getattr(prepared(), name) for name in names] == [0.0, 1.0, 0.0, 0.0, {}, 0]
+    defaults = GenerationDefaults(min_p=0.1, repetition_penalty=1.05)
+    facts = dataclasses.replace(FACTS, defaults=defaults)
+    request = prepare([1], facts)
+    assert (request.min_p, request.repetition_penalty) == (0.1, 1.05)
+    request = prepare([1], facts, SamplingParams(min_p=0, repetition_penalty=1))
+    assert (request.min_p, request.repetition_penalty) == (0.0, 1.0)
+
+
+def test_a_bias_of_an_id_beyond_the_vocabulary_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="expected token ids in") as caught:
+        prepared(SamplingParams(logit_bias={FACTS.vocab_size: 1.0}))
+    assert caught.value.field == "sampling.logit_bias"
+    assert prepared(SamplingParams(logit_bias={FACTS.vocab_size - 1: 1.0})).logit_bias
+
+
 def test_more_candidates_than_the_queue_holds_are_refused() -> None:
     facts = dataclasses.replace(FACTS, max_candidates=4)
     assert len(prepare([1], facts, SamplingParams(n=4)).seeds) == 4

@@ -320,14 +320,17 @@ def test_mask_that_is_an_eos_is_refused(tmp_path: Path) -> None:
 def test_sampling_defaults(tmp_path: Path) -> None:
     write_tiny(tmp_path)
     values = {"temperature": 0.5, "top_p": 0.9, "top_k": 20, "max_new_tokens": 64, "block_length": 8}
+    values |= {"min_p": 0.05, "repetition_penalty": 1.1}
     write_json(tmp_path / "generation_config.json", {**values, "penalty_alpha": 1, "transformers_version": "4"})
     defaults = open_checkpoint(tmp_path).generation_defaults
     assert (defaults.temperature, defaults.top_p, defaults.top_k) == (0.5, 0.9, 20)
+    assert (defaults.min_p, defaults.repetition_penalty) == (0.05, 1.1)
     assert (defaults.max_new_tokens, defaults.block_length) == (64, 8)
     assert defaults.ignored_fields == ("penalty_alpha",)
     write_json(tmp_path / "generation_config.json", {**values, "do_sample": False})
     greedy = open_checkpoint(tmp_path).generation_defaults
-    assert (greedy.temperature, greedy.top_p, greedy.top_k) == (0.0, None, None)
+    assert (greedy.temperature, greedy.top_p, greedy.top_k, greedy.min_p) == (0.0, None, None, None)
+    assert greedy.repetition_penalty == 1.1  # of greedy requests, too
 
 
 @pytest.mark.parametrize(
@@ -339,6 +342,8 @@ def test_sampling_defaults(tmp_path: Path) -> None:
         {"top_p": 1.5},
         {"top_k": -1},
         {"top_k": 1.5},
+        {"min_p": 1.5},
+        {"repetition_penalty": 0},
         {"max_new_tokens": 0},
         {"block_length": 0},
         {"do_sample": 1},

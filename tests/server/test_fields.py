@@ -116,6 +116,12 @@ CASES: dict[str, tuple[Build, Check]] = {
     "sampling.top_p": (sampling(top_p=0.9), sampled("top_p", 0.9)),
     "sampling.top_k": (sampling(top_k=40), sampled("top_k", 40)),
     "sampling.seed": (sampling(seed=2**64 - 1), sampled("seed", 2**64 - 1)),
+    "sampling.min_p": (sampling(min_p=0.1), sampled("min_p", 0.1)),
+    "sampling.repetition_penalty": (sampling(repetition_penalty=1.1), sampled("repetition_penalty", 1.1)),
+    "sampling.presence_penalty": (sampling(presence_penalty=-0.5), sampled("presence_penalty", -0.5)),
+    "sampling.frequency_penalty": (sampling(frequency_penalty=0.3), sampled("frequency_penalty", 0.3)),
+    "sampling.logit_bias": (sampling(logit_bias={3: 1.1, 5: -100}), sampled("logit_bias", {3: 1.1, 5: -100.0})),
+    "sampling.min_tokens": (sampling(min_tokens=2), sampled("min_tokens", 2)),
     "sampling.max_tokens": (sampling(max_tokens=7), sampled("max_tokens", 7)),
     "sampling.stop": (sampling(stop=["a", "b"]), sampled("stop", ("a", "b"))),
     "sampling.stop_token_ids": (sampling(stop_token_ids=[5, 9]), sampled("stop_token_ids", (5, 9))),
@@ -196,12 +202,6 @@ def canvas(request: pb.GenerateRequest) -> None:
 
 REFUSED_CASES: dict[str, tuple[Build, Build | None]] = {
     "canvas": (canvas, None),
-    "sampling.min_p": (sampling(min_p=0.1), sampling(min_p=0)),
-    "sampling.repetition_penalty": (sampling(repetition_penalty=1.1), sampling(repetition_penalty=1)),
-    "sampling.presence_penalty": (sampling(presence_penalty=-0.5), sampling(presence_penalty=0)),
-    "sampling.frequency_penalty": (sampling(frequency_penalty=0.5), sampling(frequency_penalty=0)),
-    "sampling.logit_bias": (sampling(logit_bias={3: 1.0}), sampling(logit_bias={})),
-    "sampling.min_tokens": (sampling(min_tokens=2), sampling(min_tokens=0)),
     "diffusion.cache_refresh_interval": (
         diffusion(cache_refresh_interval=4),
         diffusion(cache_refresh_interval=0),

@@ -266,6 +266,8 @@ def test_ctrl_c_ends_watch_with_130() -> None:
         (["--watch"], 0, "--watch: neither stdout nor stderr is a terminal"),
         (["--watch", "--n", "2"], 2, "--watch: expected --n 1, got 2"),
         (["--pace", "1"], 2, "--pace: only with --watch"),
+        (["--repetition-penalty", "0"], 2, "sampling.repetition_penalty: expected a number in (0, 100], got 0.0"),
+        (["--min-tokens", "40", "--max-tokens", "32"], 2, "sampling.min_tokens must be between 0 and 32, got 40"),
         (["--max-repetition-run", "1"], 2, "sampling.max_repetition_run: expected 0 or an integer in [2"),
     ],
 )

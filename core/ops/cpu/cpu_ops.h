@@ -29,6 +29,7 @@ void attention(const Context& context, const Tensor& q, int64_t query_column, in
                std::span<const SequenceSpan> sequences, float scale, Tensor& out);
 void row_stats(const Context& context, const Tensor& logits, std::span<const RowSampling> sampling,
                std::span<const int32_t> forbidden, std::span<RowStats> out);
+void edit_logits(const Context& context, Tensor& logits, std::span<const RowSampling> sampling);
 void route(const Context& context, const Tensor& logits, const Tensor& bias, const RouterRule& rule, Tensor& experts,
            Tensor& weights);
 void expert_ffn(const Context& context, const Tensor& x, const Tensor& choice, const Tensor& weights,

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <vector>
 
@@ -96,25 +97,45 @@ float probability(const Summary& summary, float logit) {
   return static_cast<float>(std::exp(static_cast<double>(logit) - summary.max) / summary.z);
 }
 
-// The distribution over all ids, forbidden ones included, when nothing narrows or bends it.
-bool is_plain(const RowSampling& sampling) {
-  return sampling.top_k == 0 && sampling.top_p == 1 && (sampling.temperature == 0 || sampling.temperature == 1);
+// What may not be chosen in one row, ascending.
+struct Excluded {
+  std::span<const int32_t> ids;  // forbidden or banned: those given, or `merged`
+  std::vector<int32_t> banned;
+  std::vector<int32_t> merged;
+};
+
+Excluded excluded_from(std::span<const LogitEdit> edits, std::span<const int32_t> forbidden) {
+  Excluded out{.ids = forbidden, .banned = {}, .merged = {}};
+  for (const LogitEdit& edit : edits) {
+    if (edit.bias == kBanned) out.banned.push_back(edit.id);
+  }
+  if (out.banned.empty()) return out;
+  std::set_union(forbidden.begin(), forbidden.end(), out.banned.begin(), out.banned.end(),
+                 std::back_inserter(out.merged));
+  out.ids = out.merged;
+  return out;
 }
 
-FilteredStats filtered(const VectorKernels& kernels, const SamplingRow& row, const RowSampling& sampling,
-                       const RowStats& plain) {
+// The distribution over all ids, forbidden ones included, when nothing narrows or bends it.
+bool is_plain(const RowSampling& sampling) {
+  if (sampling.top_k != 0 || sampling.top_p != 1) return false;
+  return sampling.temperature == 0 || (sampling.temperature == 1 && sampling.min_p == 0);
+}
+
+FilteredStats filtered(const VectorKernels& kernels, const SamplingRow& row, std::span<const int32_t> banned,
+                       const RowSampling& sampling, const RowStats& plain) {
   if (is_plain(sampling)) {
     return {plain.confidence, plain.top1_probability - plain.top2_probability, plain.entropy};
   }
-  SamplingRow unrestricted{row.logits, row.vocab, {}, row.best};
+  SamplingRow unrestricted{row.logits, row.vocab, banned, row.best};
   for (const int32_t id : row.forbidden) {
-    if (row.logits[id] > row.logits[unrestricted.best]) unrestricted.best = id;
+    if (unrestricted.allows(id) && row.logits[id] > row.logits[unrestricted.best]) unrestricted.best = id;
   }
   return filtered_stats(kernels, unrestricted, sampling, plain.token);
 }
 
 RowStats report(const VectorKernels& kernels, const Summary& summary, const SamplingRow& row,
-                const RowSampling& sampling) {
+                std::span<const int32_t> banned, const RowSampling& sampling) {
   RowStats stats;
   if (!summary.finite) return stats;
   stats.finite = true;
@@ -123,11 +144,11 @@ RowStats report(const VectorKernels& kernels, const Summary& summary, const Samp
   stats.top1 = summary.first_id;
   stats.top2 = summary.second_id;
   if (stats.top2 >= 0) stats.top2_probability = probability(summary, summary.second);
-  if (stats.top1 < 0) return stats;  // every id is forbidden
+  if (stats.top1 < 0) return stats;  // no id is allowed
   stats.top1_probability = probability(summary, summary.first);
   stats.token = sampling.temperature > 0 ? sample_token(kernels, row, sampling) : stats.top1;
   stats.confidence = probability(summary, row.logits[stats.token]);
-  if (sampling.filtered) stats.filtered = filtered(kernels, row, sampling, stats);
+  if (sampling.filtered) stats.filtered = filtered(kernels, row, banned, sampling, stats);
   return stats;
 }
 
@@ -144,20 +165,25 @@ void row_stats(const Context& context, const Tensor& logits, std::span<const Row
   const int64_t rows = logits.size(0), vocab = logits.size(1);
   const int64_t segments = (vocab + kSegment - 1) / kSegment;
   const float* x = logits.data<float>();
-  const std::vector<int32_t> excluded = sorted_copy(forbidden);
+  const std::vector<int32_t> everywhere = sorted_copy(forbidden);
   const VectorKernels& kernels = vector_kernels();
+  std::vector<Excluded> excluded;
+  excluded.reserve(sampling.size());
+  for (const RowSampling& row : sampling) excluded.push_back(excluded_from(row.edits, everywhere));
 
   std::vector<Summary> parts(static_cast<size_t>(rows * segments));
   context.pool->run(rows * segments, [&](int64_t task) {
     const int64_t begin = task % segments * kSegment;
     parts[static_cast<size_t>(task)] =
-        summarise(kernels, x + task / segments * vocab, begin, std::min(vocab, begin + kSegment), excluded);
+        summarise(kernels, x + task / segments * vocab, begin, std::min(vocab, begin + kSegment),
+                  excluded[static_cast<size_t>(task / segments)].ids);
   });
   context.pool->run(rows, [&](int64_t row) {
     Summary total = parts[static_cast<size_t>(row * segments)];
     for (int64_t i = 1; i < segments; ++i) merge(total, parts[static_cast<size_t>(row * segments + i)]);
-    const SamplingRow sampled{x + row * vocab, vocab, excluded, total.first_id};
-    out[static_cast<size_t>(row)] = report(kernels, total, sampled, sampling[static_cast<size_t>(row)]);
+    const auto at = static_cast<size_t>(row);
+    const SamplingRow sampled{x + row * vocab, vocab, excluded[at].ids, total.first_id};
+    out[at] = report(kernels, total, sampled, excluded[at].banned, sampling[at]);
   });
 }
 

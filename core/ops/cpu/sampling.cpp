@@ -166,11 +166,30 @@ void keep_nucleus(std::vector<Candidate>& candidates, double target, float top, 
   candidates.erase(low, candidates.end());
 }
 
+// (l - top) / T of an id at exactly the share that min-p asks for.
+double min_p_limit(const RowSampling& sampling) {
+  return std::log(static_cast<double>(sampling.min_p));  // -infinity when it is off
+}
+
+// At most just below what min-p keeps, to be clear of rounding: a pre-selection.
+float below_min_p(const SamplingRow& row, const RowSampling& sampling) {
+  const double slack = 1e-6, temperature = static_cast<double>(sampling.temperature);
+  return just_below(static_cast<double>(row.logits[row.best]) + temperature * (min_p_limit(sampling) - slack));
+}
+
+void keep_min_p(std::vector<Candidate>& candidates, float top, const RowSampling& sampling) {
+  const double temperature = static_cast<double>(sampling.temperature), limit = min_p_limit(sampling);
+  std::erase_if(candidates, [&](const Candidate& candidate) {
+    return (static_cast<double>(candidate.logit) - static_cast<double>(top)) / temperature < limit;
+  });
+}
+
 // The ids that top-k and top-p keep, given the k-th largest logit (-infinity: no limit).
-std::vector<Candidate> filter(const VectorKernels& kernels, const SamplingRow& row, const RowSampling& sampling,
-                              float kth) {
+std::vector<Candidate> top_k_and_top_p(const VectorKernels& kernels, const SamplingRow& row,
+                                       const RowSampling& sampling, float kth) {
   const double temperature = static_cast<double>(sampling.temperature), p = static_cast<double>(sampling.top_p);
   const float top = row.logits[row.best];
+  if (kth == -kInfinity && sampling.top_p == 1) return collect_above(kernels, row, below_min_p(row, sampling));
   if (kth == -kInfinity) {
     const double mass = row_mass(kernels, row, sampling.temperature);
     auto candidates = collect_above(kernels, row, below_nucleus(row, sampling, mass));
@@ -184,6 +203,17 @@ std::vector<Candidate> filter(const VectorKernels& kernels, const SamplingRow& r
     keep_nucleus(candidates, p * mass, top, temperature);
   }
   return candidates;
+}
+
+std::vector<Candidate> filter(const VectorKernels& kernels, const SamplingRow& row, const RowSampling& sampling,
+                              float kth) {
+  std::vector<Candidate> candidates = top_k_and_top_p(kernels, row, sampling, kth);
+  if (sampling.min_p > 0) keep_min_p(candidates, row.logits[row.best], sampling);
+  return candidates;
+}
+
+bool narrows(const RowSampling& sampling, float kth) {
+  return kth != -kInfinity || sampling.top_p != 1 || sampling.min_p != 0;
 }
 
 float top_k_limit(const VectorKernels& kernels, const SamplingRow& row, const RowSampling& sampling) {
@@ -216,17 +246,19 @@ bool SamplingRow::allows(int64_t id) const {
 
 int32_t sample_token(const VectorKernels& kernels, const SamplingRow& row, const RowSampling& sampling) {
   const float kth = top_k_limit(kernels, row, sampling);
-  if (kth == -kInfinity && sampling.top_p == 1) return draw_from_row(kernels, row, sampling);
+  if (!narrows(sampling, kth)) return draw_from_row(kernels, row, sampling);
   return draw_from(filter(kernels, row, sampling, kth), sampling);
 }
 
 FilteredStats filtered_stats(const VectorKernels& kernels, const SamplingRow& row, const RowSampling& sampling,
                              int32_t token) {
   RowSampling warm = sampling;
-  if (warm.temperature == 0) warm.temperature = 1;
+  if (warm.temperature == 0) {
+    warm.temperature = 1;
+    warm.min_p = 0;  // of draws only
+  }
   const float kth = top_k_limit(kernels, row, warm);
-  const bool everything = kth == -kInfinity && warm.top_p == 1;
-  return summarise(everything ? collect_above(kernels, row, kth) : filter(kernels, row, warm, kth), row, warm, token);
+  return summarise(filter(kernels, row, warm, kth), row, warm, token);
 }
 
 }  // namespace pydllm::ops::cpu

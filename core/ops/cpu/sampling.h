@@ -19,10 +19,10 @@ struct SamplingRow {
   bool allows(int64_t id) const;
 };
 
-// Temperature, top-k, top-p and Gumbel-max, as ops/row_stats.h says. temperature > 0. Deterministic.
+// Temperature, top-k, top-p, min-p and Gumbel-max, as ops/row_stats.h says. temperature > 0. Deterministic.
 int32_t sample_token(const VectorKernels& kernels, const SamplingRow& row, const RowSampling& sampling);
 
-// What select/row_stats.h says of the distribution that sample_token draws from. `row` forbids nothing.
+// What select/row_stats.h says of the distribution that sample_token draws from. `row` forbids banned ids only.
 FilteredStats filtered_stats(const VectorKernels& kernels, const SamplingRow& row, const RowSampling& sampling,
                              int32_t token);
 

@@ -1,0 +1,293 @@
+// Penalties, logit_bias and min_tokens in the commit path of every algorithm, on full-attention and block-causal
+// models, with and without shifted logits. The reference makes every written token from the formula in float64.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <tuple>
+
+#include "engine/logit_rules.h"
+#include "engine_harness.h"
+
+namespace pydllm::engine {
+namespace {
+
+constexpr int32_t kVocab = 61;
+constexpr int32_t kBlock = 4;
+
+class RulesOfEveryAlgorithm : public ::testing::TestWithParam<std::tuple<const decode::Algorithm*, bool>> {
+ protected:
+  const decode::Algorithm& algorithm() const { return *std::get<0>(GetParam()); }
+  bool block_causal() const { return algorithm().attention == AttentionKind::kBlockCausal; }
+
+  fake::Behaviour behaviour() const {
+    fake::Behaviour behaviour;
+    behaviour.block_length = block_causal() ? kBlock : 0;
+    behaviour.logit_shift = std::get<1>(GetParam());
+    return behaviour;
+  }
+
+  Request request(size_t prompt, int32_t max_tokens) const {
+    std::vector<int32_t> ids = {7, kMask, 9, 7, 11};
+    ids.resize(prompt, 8);
+    Request request = ask(ids, max_tokens, std::string(algorithm().name));
+    const bool blocks =
+        std::ranges::find(algorithm().params, "block_length", &decode::ParamSpec::name) != algorithm().params.end();
+    if (blocks) request.params = {{"block_length", int64_t{kBlock}}};
+    return request;
+  }
+};
+
+// Everything that was written at any time, final or not.
+std::vector<int32_t> written(const Stream& stream) {
+  std::vector<int32_t> all = stream.tokens();
+  for (const Event& event : stream.events) {
+    std::ranges::copy_if(event.snapshot_tokens, std::back_inserter(all), [](int32_t id) { return id >= 0; });
+  }
+  return all;
+}
+
+TEST_P(RulesOfEveryAlgorithm, ABannedIdIsNeverWritten) {
+  fake::Behaviour loving = behaviour();
+  loving.loved_token = 20;
+  Client client(loving);
+  for (const float temperature : {0.0f, 1.5f}) {
+    for (int32_t max_tokens = 1; max_tokens <= 2 * kBlock + 1; ++max_tokens) {
+      Request banning = request(3, max_tokens);
+      banning.temperature = temperature;
+      banning.snapshots = true;
+      const Stream plain = client.run(banning);
+      EXPECT_TRUE(std::ranges::count(written(plain), 20) > 0) << "the model wants it everywhere";
+      banning.logit_bias = {{33, -100}, {20, -100}, {2, -100}};
+      for (const int32_t id : written(client.run(banning))) EXPECT_TRUE(id != 20 && id != 33 && id != 2) << id;
+    }
+  }
+}
+
+TEST_P(RulesOfEveryAlgorithm, ABiasOfAHundredForcesAToken) {
+  Client client(behaviour());
+  for (int32_t max_tokens = 1; max_tokens <= 2 * kBlock + 1; ++max_tokens) {
+    Request forcing = request(2, max_tokens);
+    forcing.logit_bias = {{42, 100}};
+    EXPECT_EQ(client.run(forcing).tokens(), std::vector<int32_t>(static_cast<size_t>(max_tokens), 42));
+  }
+}
+
+// The model wants the end everywhere, so it comes as soon as it may: at every remainder of the block.
+TEST_P(RulesOfEveryAlgorithm, NoEndComesAmongTheFirstMinTokens) {
+  fake::Behaviour ending = behaviour();
+  ending.loved_token = 20;
+  Client client(ending);
+  for (const bool eos : {true, false}) {
+    for (size_t prompt = 1; prompt <= kBlock; ++prompt) {
+      const int32_t max_tokens = 2 * kBlock + 2;
+      for (int32_t least = 0; least <= max_tokens; ++least) {
+        Request patient = request(prompt, max_tokens);
+        (eos ? patient.eos_token_ids : patient.stop_token_ids) = {20, 21};
+        patient.min_tokens = least;
+        const Stream stream = client.run(patient);
+        const auto tokens = stream.tokens();
+        ASSERT_EQ(tokens.size(), static_cast<size_t>(std::min(least + 1, max_tokens)));
+        EXPECT_EQ(std::ranges::count(tokens, 20), least < max_tokens ? 1 : 0);
+        EXPECT_EQ(std::ranges::count(tokens, 21), 0);
+        EXPECT_EQ(stream.end().finish_reason, least == max_tokens ? FinishReason::kLength
+                                              : eos               ? FinishReason::kStop
+                                                                  : FinishReason::kStopToken);
+      }
+    }
+  }
+}
+
+struct Written {
+  int32_t token = -1;
+  double probability = 0;
+};
+
+// The formula of engine/logit_rules.h for one position, from the canvas before the forward.
+Written expected_at(const fake::Behaviour& model, const Request& request, const std::vector<int32_t>& canvas,
+                    int32_t position) {
+  const auto prompt = request.prompt.size(), end = prompt + static_cast<size_t>(request.max_tokens);
+  const int32_t scoring = position - (model.logit_shift ? 1 : 0);
+  const int32_t block = model.block_length;
+  std::vector<int32_t> seen = canvas;
+  if (block > 0) seen.resize(static_cast<size_t>((scoring / block + 1) * block));
+  std::vector<double> row;
+  double total = 0;
+  for (int32_t id = 0; id < kVocab; ++id) {
+    double x = static_cast<double>(fake::logit(model, fake::hash_of(seen), scoring, id));
+    double count = 0;
+    for (size_t i = prompt; i < end; ++i) count += canvas[i] == id && static_cast<int32_t>(i) != position;
+    if (id == kMask || std::ranges::count(request.eos_token_ids, id)) count = 0;
+    const bool repeated = count > 0 || (id != kMask && std::ranges::count(request.prompt, id));
+    const auto penalty = static_cast<double>(request.repetition_penalty);
+    if (repeated) x = x > 0 ? x / penalty : x * penalty;
+    x -= static_cast<double>(request.frequency_penalty) * count;
+    if (count > 0) x -= static_cast<double>(request.presence_penalty);
+    for (const auto [biased, bias] : request.logit_bias) {
+      if (biased == id) x = bias == -100 ? -INFINITY : x + static_cast<double>(bias);
+    }
+    row.push_back(x);
+    total += std::exp(x);
+  }
+  Written best;
+  for (int32_t id = 0; id < kVocab; ++id) {
+    const double p = std::exp(row[static_cast<size_t>(id)]) / total;
+    if (id != kMask && p > best.probability) best = {id, p};
+  }
+  return best;
+}
+
+// Checks every token that a step wrote or replaced; how many.
+int expect_formula(const fake::Behaviour& model, const Request& request, const Event& event) {
+  int checked = 0;
+  for (size_t i = 0; i < event.snapshot_tokens.size(); ++i) {
+    const auto position = static_cast<int32_t>(request.prompt.size() + i) + event.snapshot_offset;
+    const int32_t token = event.snapshot_tokens[i];
+    if (token < 0 || token == event.canvas_before[static_cast<size_t>(position)]) continue;
+    const Written expected = expected_at(model, request, event.canvas_before, position);
+    EXPECT_EQ(token, expected.token) << "position " << position;
+    EXPECT_NEAR(event.snapshot_confidences[i], expected.probability, 1e-5) << "position " << position;
+    ++checked;
+  }
+  return checked;
+}
+
+TEST_P(RulesOfEveryAlgorithm, EveryWrittenTokenIsTheBestOfThePenalisedSoftmax) {
+  const fake::Behaviour model = behaviour();
+  Client client(model);
+  for (size_t prompt = 1; prompt <= 6; ++prompt) {
+    Request penalised = request(prompt, 3 * kBlock + 2);
+    penalised.snapshots = penalised.trace = true;
+    std::vector<std::vector<int32_t>> answers = {client.run(penalised).tokens()};
+    const auto with = [&](auto change) {
+      Request changed = penalised;
+      change(changed);
+      const Stream stream = client.run(changed);
+      answers.push_back(stream.tokens());
+      int checked = 0;
+      for (const Event& event : stream.events) checked += expect_formula(model, changed, event);
+      EXPECT_GE(checked, changed.max_tokens);
+    };
+    with([](Request& r) { r.repetition_penalty = 1.7f; });
+    with([](Request& r) { r.repetition_penalty = 0.25f; });
+    with([](Request& r) { r.presence_penalty = -2, r.frequency_penalty = 0.5f; });
+    with([](Request& r) { r.frequency_penalty = -2; });
+    with([](Request& r) { r.logit_bias = {{5, 3.5f}, {30, -4}, {7, -100}, {50, 2}}; });
+    with([](Request& r) {
+      r.frequency_penalty = -1.5f, r.presence_penalty = 1, r.repetition_penalty = 1.3f;
+      r.logit_bias = {{5, 4}, {8, -3}, {12, -100}};
+      r.eos_token_ids = {12};
+    });
+    std::ranges::sort(answers);
+    const auto different = std::unique(answers.begin(), answers.end()) - answers.begin();
+    EXPECT_GE(different, 3) << "the fields have an effect";
+  }
+}
+
+std::string name_of_case(const ::testing::TestParamInfo<std::tuple<const decode::Algorithm*, bool>>& tested) {
+  return std::string(std::get<0>(tested.param)->name) + (std::get<1>(tested.param) ? "_shifted" : "");
+}
+INSTANTIATE_TEST_SUITE_P(Registry, RulesOfEveryAlgorithm,
+                         ::testing::Combine(::testing::ValuesIn(decode::algorithms().begin(),
+                                                                decode::algorithms().end()),
+                                            ::testing::Bool()),
+                         name_of_case);
+
+TEST(LogitRules, GuidedLogitsAreEditedAfterTheGuidance) {
+  Client client;
+  Request guided = ask({1, 2}, 9, "llada_schedule", {{"cfg_scale", 1.5}});
+  guided.logit_bias = {{42, 100}};
+  EXPECT_EQ(client.run(guided).tokens(), std::vector<int32_t>(9, 42));
+}
+
+TEST(LogitRules, ATraceHoldsTheModelsOwnLogits) {
+  Client client;
+  Request traced = ask({1, 2}, 3);
+  traced.trace = true;
+  const auto first_logits = [&] {
+    const Stream stream = client.run(traced);
+    for (const Event& event : stream.events) {
+      if (event.first_logits.defined()) return event.first_logits;
+    }
+    return Tensor();
+  };
+  const Tensor plain = first_logits();
+  traced.logit_bias = {{3, -100}, {4, 50}};
+  const Tensor biased = first_logits();
+  for (int64_t i = 0; i < plain.numel(); ++i) ASSERT_EQ(plain.data<float>()[i], biased.data<float>()[i]);
+}
+
+TEST(LogitRules, ARequestIsTheSameAloneAndAmongNeighboursWithOtherRules) {
+  std::vector<Request> requests;
+  for (int32_t i = 0; i < 6; ++i) {
+    requests.push_back(ask({1, 2 + i}, 13 + i, "confidence_threshold", {{"block_length", int64_t{5}}}));
+    requests.back().temperature = i % 2 ? 0.9f : 0;
+    if (i % 3) requests.back().frequency_penalty = 0.5f * static_cast<float>(i);
+    if (i % 3 == 2) requests.back().frequency_penalty = 2, requests.back().logit_bias = {{i, 5}, {40, -100}};
+    if (i == 4) requests.back().repetition_penalty = 1.5f, requests.back().min_p = 0.2f;
+  }
+  std::vector<std::vector<int32_t>> alone;
+  for (const Request& request : requests) alone.push_back(Client().run(request).tokens());
+  Client together;
+  std::vector<RequestId> ids;
+  for (const Request& request : requests) ids.push_back(together.submit(request));
+  for (size_t i = 0; i < ids.size(); ++i) EXPECT_EQ(together.stream(ids[i]).tokens(), alone[i]);
+}
+
+std::vector<std::tuple<int32_t, float, float>> plain(std::span<const LogitEdit> edits) {
+  std::vector<std::tuple<int32_t, float, float>> out;
+  for (const LogitEdit& edit : edits) out.emplace_back(edit.id, edit.factor, edit.bias);
+  return out;
+}
+using Plain = std::vector<std::tuple<int32_t, float, float>>;
+
+TEST(LogitRules, CountWhatIsWrittenButNotTheRowsOwnTokenNorWhatEndsTheAnswer) {
+  Request request = ask({5, kMask, 5, 6}, 4);
+  request.eos_token_ids = {9};
+  request.repetition_penalty = 2;
+  request.presence_penalty = 1;
+  request.frequency_penalty = 0.5f;
+  request.logit_bias = {{6, 3}};
+  const LogitRules rules(request, kMask);
+  decode::Canvas canvas(request.prompt, request.max_tokens, kMask, 6);  // 4 prompt, 4 of the answer, 4 behind it
+  canvas.commit(4, 6, 1);
+  canvas.commit(6, 7, 1);
+  canvas.commit(7, 9, 1);
+  canvas.commit(9, 8, 1);
+  std::vector<std::vector<LogitEdit>> storage;
+  RowEdits edits(rules, canvas, storage);
+  const Plain masked = {{5, 2, 0}, {6, 2, 1.5f}, {7, 2, -1.5f}};
+  EXPECT_EQ(plain(edits.of(5)), masked);
+  EXPECT_EQ(plain(edits.of(8)), masked) << "behind the answer";
+  EXPECT_EQ(edits.of(5).data(), edits.of(10).data()) << "rows share a list";
+  EXPECT_EQ(plain(edits.of(6)), (Plain{{5, 2, 0}, {6, 2, 1.5f}})) << "its own token does not count";
+  EXPECT_EQ(plain(edits.of(4)), (Plain{{5, 2, 0}, {6, 2, 3}, {7, 2, -1.5f}})) << "but in the prompt it does";
+  EXPECT_EQ(plain(edits.of(7)), masked);
+  EXPECT_TRUE(edits.of(3).empty()) << "prompt";
+}
+
+TEST(LogitRules, ATokenCountsAsOftenAsItStandsThere) {
+  Request request = ask({1}, 6);
+  request.frequency_penalty = -0.5f;
+  const LogitRules rules(request, kMask);
+  decode::Canvas canvas(request.prompt, request.max_tokens, kMask);
+  for (const int32_t position : {1, 3, 5}) canvas.commit(position, 4, 1);
+  std::vector<std::vector<LogitEdit>> storage;
+  RowEdits edits(rules, canvas, storage);
+  EXPECT_EQ(plain(edits.of(2)), (Plain{{4, 1, 1.5f}}));
+  EXPECT_EQ(plain(edits.of(3)), (Plain{{4, 1, 1.0f}}));
+}
+
+TEST(LogitRules, WithoutAFieldThereAreNoEdits) {
+  const LogitRules rules(ask({1, 2}, 3), kMask);
+  decode::Canvas canvas(std::vector<int32_t>{1, 2}, 3, kMask);
+  canvas.commit(3, 5, 1);
+  std::vector<std::vector<LogitEdit>> storage;
+  for (int32_t position = 0; position < 5; ++position) {
+    EXPECT_TRUE(RowEdits(rules, canvas, storage).of(position).empty());
+  }
+  EXPECT_TRUE(storage.empty());
+}
+
+}  // namespace
+}  // namespace pydllm::engine
