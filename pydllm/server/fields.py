@@ -40,7 +40,6 @@ _PENALTY = "penalties are not available"
 _REFRESH = "no cache of this server is refreshed by a count of forward passes"
 
 REFUSALS = (
-    Refusal("canvas", _never, "canvas input is not available"),
     Refusal("sampling.min_p", _only(0), _FILTER),
     Refusal("sampling.repetition_penalty", _only(1), _PENALTY),
     Refusal("sampling.presence_penalty", _only(0), _PENALTY),
