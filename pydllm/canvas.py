@@ -86,7 +86,7 @@ class CanvasIds:
         known to be small enough."""
         positions: list[int | None] = []
         for segment in self.segments:
-            positions += [None] * segment.length if isinstance(segment, Hole) else segment
+            positions.extend([None] * segment.length if isinstance(segment, Hole) else segment)
         first = positions.index(None)
         if first == 0:
             raise InvalidRequestError(_SEGMENTS, _NOTHING_BEFORE)
@@ -97,7 +97,7 @@ def _check_segment(path: str, segment: object) -> None:
     if isinstance(segment, str):
         return
     if isinstance(segment, Hole):
-        if not isinstance(segment.length, int) or not 1 <= segment.length <= MAX_INT32:
+        if type(segment.length) is not int or not 1 <= segment.length <= MAX_INT32:
             message = f"{path}.mask_length: expected an integer in [1, {MAX_INT32}], got {shown(segment.length)}"
             raise InvalidRequestError(f"{path}.mask_length", message)
         return

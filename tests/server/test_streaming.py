@@ -369,9 +369,9 @@ async def test_a_canvas_streams_its_unary_answer_behind_the_echoed_text(demo: Cl
     segment = types_pb2.CanvasInput.Segment
     request = stream_request(pb.STREAM_MODE_SNAPSHOTS, n=2, temperature=1.0, seed=1)
     request.request.canvas.segments.extend(
-        [segment(text="Solve: 12"), segment(mask_length=5), segment(text=" + "), segment(mask_length=3)]
+        [segment(text="Solve: 12"), segment(mask_length=5), segment(token_ids=types_pb2.TokenIds(ids=[40]))]
     )
-    request.request.canvas.segments.add().text = " = 42"
+    request.request.canvas.segments.extend([segment(mask_length=3), segment(text=" = 42")])
     request.request.output.echo = True
     messages = await collect(demo, request)
     unary = await demo.generation.Generate(request.request)
