@@ -119,13 +119,13 @@ TEXT_CASES = {
     "logprobs": Case(1, lambda a: bool(a.choice()["logprobs"]["token_logprobs"])),
     "stop": Case(["Z"], lambda a: "Z" not in a.text(), {**RANDOM, "seed": 1}),
     "suffix": Case(
-        " = 42",  # behind a hole of max_tokens: more of the prompt, as many tokens as asked for
+        " = 42",  # more to read, and a hole that is filled where the prompt alone ends at once
         lambda a: (
             a.reply.json()["usage"]["prompt_tokens"] > a.before.json()["usage"]["prompt_tokens"]
             and tokens(8)(a)
             and differs(a)
         ),
-        {"max_tokens": 8},
+        {"max_tokens": 8, "ignore_eos": False},
     ),
 }
 TABLES: dict[str, tuple[Json, dict[str, Case]]] = {
