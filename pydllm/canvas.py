@@ -101,6 +101,9 @@ def _check_segment(path: str, segment: object) -> None:
             message = f"{path}.mask_length: expected an integer in [1, {MAX_INT32}], got {shown(segment.length)}"
             raise InvalidRequestError(f"{path}.mask_length", message)
         return
-    ids = isinstance(segment, Sequence) and not isinstance(segment, (bytes, bytearray))
-    if not ids or not all(isinstance(token, numbers.Integral) and not isinstance(token, bool) for token in segment):
+    if not isinstance(segment, Sequence) or isinstance(segment, (bytes, bytearray)) or not all(map(_is_id, segment)):
         raise InvalidRequestError(path, f"{path}: expected text, token ids or a hole, got {shown(segment)}")
+
+
+def _is_id(token: object) -> bool:
+    return isinstance(token, numbers.Integral) and not isinstance(token, bool)
