@@ -7,21 +7,34 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pydllm.canvas import Canvas, Hole
     from pydllm.llm import LLM, AsyncLLM
     from pydllm.outputs import GenerationOutput, StreamEvent, Trace
     from pydllm.params import DiffusionParams, SamplingParams
 
 _MODULE_OF = {
     "AsyncLLM": "pydllm.llm",
+    "Canvas": "pydllm.canvas",
     "DiffusionParams": "pydllm.params",
     "GenerationOutput": "pydllm.outputs",
+    "Hole": "pydllm.canvas",
     "LLM": "pydllm.llm",
     "SamplingParams": "pydllm.params",
     "StreamEvent": "pydllm.outputs",
     "Trace": "pydllm.outputs",
 }
 
-__all__ = ["LLM", "AsyncLLM", "DiffusionParams", "GenerationOutput", "SamplingParams", "StreamEvent", "Trace"]
+__all__ = [
+    "LLM",
+    "AsyncLLM",
+    "Canvas",
+    "DiffusionParams",
+    "GenerationOutput",
+    "Hole",
+    "SamplingParams",
+    "StreamEvent",
+    "Trace",
+]
 
 
 def __getattr__(name: str) -> object:

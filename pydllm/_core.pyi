@@ -214,8 +214,10 @@ class Engine:
         deadline_seconds: float | None = None,
         snapshots: bool = False,
         trace: bool = False,
+        rest: Sequence[int | None] = (),
     ) -> int:
-        """Queues a request and returns its id. deadline_seconds counts from now.
+        """Queues a request and returns its id. deadline_seconds counts from now. `rest`: what follows the prompt
+        in place of max_tokens masks, None in holes.
 
         Raises InvalidRequest, Unsupported (`field` is the proto path, "sampling.top_p", "diffusion.extra.steps") or
         ResourceExhausted.

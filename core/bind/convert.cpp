@@ -123,6 +123,15 @@ std::vector<int32_t> to_ids(py::handle value, const std::string& field) {
   return ids;
 }
 
+std::vector<int32_t> to_ids_and_holes(py::handle value, const std::string& field) {
+  const py::tuple items = to_tuple(value, field, "a sequence of token ids and None");
+  std::vector<int32_t> ids;
+  for (const py::handle item : items) {
+    ids.push_back(item.is_none() ? -1 : to_int32(item, format(field, "[", ids.size(), "]"), 0));
+  }
+  return ids;
+}
+
 std::vector<std::string> to_strings(py::handle value, const std::string& field) {
   const py::tuple items = to_tuple(value, field, "a sequence of strings");
   std::vector<std::string> strings;

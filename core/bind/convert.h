@@ -30,6 +30,8 @@ inline int32_t to_int32(py::handle value, const std::string& field, int32_t low 
 }
 // A sequence of integers in [0, 2^31).
 std::vector<int32_t> to_ids(py::handle value, const std::string& field);
+// The same with None, a hole, as -1.
+std::vector<int32_t> to_ids_and_holes(py::handle value, const std::string& field);
 std::vector<std::string> to_strings(py::handle value, const std::string& field);
 // A copy of a mapping.
 py::dict to_dict(py::handle value, const std::string& field);

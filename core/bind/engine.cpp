@@ -73,7 +73,7 @@ RequestId submit(Engine& self, const py::object& prompt, const py::object& max_t
                  const py::object& min_tokens, const py::object& seed, const py::object& eos_token_ids,
                  const py::object& stop_token_ids, const py::object& max_repetition_run,
                  const py::object& max_forward_passes, const py::object& deadline_seconds, const py::object& snapshots,
-                 const py::object& trace) {
+                 const py::object& trace, const py::object& rest) {
   Request request;
   request.prompt = to_ids(prompt, "prompt_token_ids");
   request.max_tokens = to_int32(max_tokens, "sampling.max_tokens", 1);
@@ -96,6 +96,7 @@ RequestId submit(Engine& self, const py::object& prompt, const py::object& max_t
   request.snapshots = to_bool(snapshots, "snapshots");
   request.trace = to_bool(trace, "trace");
   request.deadline = to_deadline(deadline_seconds);
+  request.rest = to_ids_and_holes(rest, "canvas");
   const py::gil_scoped_release release;
   return self.submit(std::move(request));
 }
@@ -124,7 +125,8 @@ void def_submit(py::class_<Engine, EnginePtr>& type) {
            py::arg("frequency_penalty") = 0.0, py::arg("logit_bias") = py::dict(), py::arg("min_tokens") = 0,
            py::arg("seed") = 0, py::arg("eos_token_ids") = py::tuple(), py::arg("stop_token_ids") = py::tuple(),
            py::arg("max_repetition_run") = 0, py::arg("max_forward_passes") = 0,
-           py::arg("deadline_seconds") = py::none(), py::arg("snapshots") = false, py::arg("trace") = false);
+           py::arg("deadline_seconds") = py::none(), py::arg("snapshots") = false, py::arg("trace") = false,
+           py::arg("rest") = py::tuple());
 }
 
 }  // namespace

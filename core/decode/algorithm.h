@@ -29,7 +29,7 @@ struct ForwardPlan {
   // Full attention: outside the window the K/V of this request's earlier forwards are seen as they are, although tokens
   // have changed since: an approximation. The first forward covers the canvas.
   bool stale_context = false;
-  bool guided = false;       // also run the canvas with every prompt position masked ...
+  bool guided = false;       // also run the canvas with every fixed position masked ...
   float guidance_scale = 0;  // ... and combine: uncond + (scale + 1) * (cond - uncond)
 };
 
@@ -78,11 +78,13 @@ struct ParamSpec {
 // What a Decoding is made from. `params` is already checked against the algorithm's table, aliases resolved.
 struct DecodeRequest {
   int32_t prompt_length = 0;
-  int32_t max_tokens = 0;
+  int32_t max_tokens = 0;    // positions of the answer, fixed ones included
   int32_t block_length = 0;  // of the block-causal model; 0 for full attention
   uint64_t seed = 0;
   std::span<const int32_t> eos_token_ids = {};  // outlives the Decoding; empty: nothing ends the answer early
   const ParamMap* params = nullptr;
+  // Infilling: [max_tokens], not 0 where the answer's token is given. Empty: nowhere. Only begin() reads it.
+  std::span<const uint8_t> fixed = {};
 };
 
 struct Algorithm {

@@ -21,6 +21,16 @@ WindowCache parse_cache(std::string_view name) {
   throw InternalError(format("cache: unknown choice ", name));
 }
 
+int32_t tokens_to_generate(const DecodeRequest& request, int32_t begin, int32_t end) {
+  if (request.fixed.empty()) return end - begin;
+  const auto fixed = request.fixed.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+  return static_cast<int32_t>(std::ranges::count(fixed, uint8_t{0}));
+}
+
+int32_t tokens_to_generate(const DecodeRequest& request) {
+  return tokens_to_generate(request, 0, request.max_tokens);
+}
+
 BlockWalk::BlockWalk(const DecodeRequest& request, int64_t block_length)
     : prompt_length_(request.prompt_length),
       max_tokens_(request.max_tokens),

@@ -59,12 +59,18 @@ inline constexpr ParamSpec kCacheParam = {
     .choices = kCacheChoices,
     .help = "after a block's first step feed everything, the block and what follows it, or the block alone"};
 
-// Blocks of `block_length` generated tokens, starting at the prompt's end; the last one is the remainder.
+// How many of the answer's positions [begin, end) hold a token that is to be generated.
+int32_t tokens_to_generate(const DecodeRequest& request, int32_t begin, int32_t end);
+// Of the whole answer.
+int32_t tokens_to_generate(const DecodeRequest& request);
+
+// Blocks of `block_length` positions of the answer, starting at the prompt's end; the last one is the remainder.
 class BlockWalk {
  public:
   BlockWalk(const DecodeRequest& request, int64_t block_length);
 
   int32_t count() const noexcept { return (max_tokens_ - 1) / block_length_ + 1; }
+  int32_t block_length() const noexcept { return block_length_; }
   int32_t step() const noexcept { return step_; }  // forwards done in this block
   bool last() const noexcept { return end_offset() == max_tokens_; }
   // Generated offsets, relative to the prompt's end.

@@ -36,11 +36,37 @@ Canvas::Canvas(std::span<const int32_t> prompt, int32_t max_tokens, int32_t mask
       final_end_(prompt_length_),
       first_change_(prompt_length_ + masked_count_),
       tokens_(prompt.begin(), prompt.end()),
-      masked_(prompt.size(), 0) {
+      masked_(prompt.size(), 0),
+      fixed_(prompt.size(), 1),
+      fixed_end_(prompt_length_) {
   const auto length = static_cast<size_t>(prompt_length_ + masked_count_);
   tokens_.resize(length, mask_token_id);
   masked_.resize(length, 1);
   confidences_.resize(length, 0.0f);
+  fixed_.resize(length, 0);
+}
+
+Canvas::Canvas(std::span<const int32_t> prompt, std::span<const int32_t> rest, int32_t mask_token_id)
+    : Canvas(prompt, checked_length(rest.size(), 0), mask_token_id) {
+  check(!rest.empty() && rest.front() == -1, "canvas: the answer must begin with a masked position");
+  for (size_t i = 0; i < rest.size(); ++i) {
+    const size_t position = prompt.size() + i;
+    if (rest[i] == -1) {
+      answer_end_ = static_cast<int32_t>(position) + 1;
+      continue;
+    }
+    check(rest[i] >= 0, "canvas: ", rest[i], " at position ", position, " is no token");
+    tokens_[position] = rest[i];
+    masked_[position] = 0;
+    fixed_[position] = 1;
+    fixed_end_ = static_cast<int32_t>(position) + 1;
+    --masked_count_;
+  }
+}
+
+std::span<const uint8_t> Canvas::fixed_in_answer() const noexcept {
+  return std::span(fixed_).subspan(static_cast<size_t>(prompt_length_),
+                                   static_cast<size_t>(answer_end_ - prompt_length_));
 }
 
 int32_t Canvas::masked_count(int32_t begin, int32_t end) const {
@@ -65,8 +91,8 @@ void Canvas::commit(int32_t position, int32_t token, float confidence) {
 }
 
 void Canvas::edit(int32_t position, int32_t token, float confidence) {
-  check(final_end_ <= position && position < length() && !masked(position), "canvas: position ", position,
-        " holds no token that may be edited");
+  check(final_end_ <= position && position < length() && !masked(position) && !fixed(position), "canvas: position ",
+        position, " holds no token that may be edited");
   write(position, token, confidence);
 }
 
@@ -89,7 +115,9 @@ void Canvas::fill_after(int32_t position) {
   check(!masked(position), "canvas: position ", position, " is masked");
   const int32_t first = position + 1;
   masked_count_ -= masked_count(first, length());
-  std::fill(tokens_.begin() + first, tokens_.end(), tokens_[static_cast<size_t>(position)]);
+  for (auto at = static_cast<size_t>(first); at < tokens_.size(); ++at) {
+    if (fixed_[at] == 0) tokens_[at] = tokens_[static_cast<size_t>(position)];
+  }
   std::fill(confidences_.begin() + first, confidences_.end(), 0.0f);
   std::fill(masked_.begin() + first, masked_.end(), uint8_t{0});
   first_change_ = std::min(first_change_, first);

@@ -64,7 +64,7 @@ class Dream final : public BlockDecoding {
   Dream(const DecodeRequest& request, const ParamValues& values)
       : BlockDecoding(request, request.max_tokens, remasking_of(parse_order(values.choice("order")))),
         order_(parse_order(values.choice("order"))),
-        steps_(values.integer_or("steps", request.max_tokens)),
+        steps_(values.integer_or("steps", tokens_to_generate(request))),
         eps_(static_cast<float>(values.number("eps"))),
         position_temperature_(values.number("alg_temp")) {}
 

@@ -74,11 +74,12 @@ class MultiBlockEntropy final : public BlockDecoding {
     return open_.end();
   }
 
-  // At most one block per forward.
+  // At most one block with something to generate per forward.
   void open_next(const Canvas& canvas) {
     const double total = open_.end() - open_.begin();
     const double progress = 1.0 - canvas.masked_count(open_.begin(), open_.end()) / total;
     if (!open_.last() && progress >= block_add_threshold_) open_.next_block();
+    while (open_.end() < walk().end()) open_.next_block();  // blocks without a hole are passed over
   }
 
   int32_t choose(std::span<const float> ranks, int32_t* chosen) override {
@@ -96,7 +97,7 @@ class MultiBlockEntropy final : public BlockDecoding {
   void settle(Canvas& canvas) override {
     for (int32_t position = walk().begin(); position < open_.end(); ++position) {
       const int32_t token = canvas.tokens()[static_cast<size_t>(position)];
-      if (canvas.masked(position) || std::ranges::find(eos_, token) == eos_.end()) continue;
+      if (canvas.masked(position) || canvas.fixed(position) || std::ranges::find(eos_, token) == eos_.end()) continue;
       return canvas.fill_after(position);
     }
   }

@@ -20,20 +20,20 @@ class Rnd1Entropy final : public BlockDecoding {
  public:
   Rnd1Entropy(const DecodeRequest& request, const ParamValues& values)
       : BlockDecoding(request, request.max_tokens, Remasking::kLowConfidence),
-        steps_(values.integer_or("num_steps", request.max_tokens)),
-        max_tokens_(request.max_tokens) {}
+        steps_(values.integer_or("num_steps", tokens_to_generate(request))),
+        tokens_(tokens_to_generate(request)) {}
 
  private:
   float score(const RowStats& row) const override { return row.entropy; }
 
   int32_t choose(std::span<const float> ranks, int32_t* chosen) override {
     const auto rows = static_cast<int32_t>(ranks.size());
-    const int64_t kept_masked = max_tokens_ * (steps_ - 1 - int64_t{forward()}) / steps_;
+    const int64_t kept_masked = tokens_ * (steps_ - 1 - int64_t{forward()}) / steps_;
     return select::lowest_entropy(ranks.data(), rows, static_cast<int32_t>(rows - kept_masked), chosen);
   }
 
   int64_t steps_;
-  int64_t max_tokens_;
+  int64_t tokens_;
 };
 
 std::unique_ptr<Decoding> begin(const DecodeRequest& request) {

@@ -35,8 +35,8 @@ bool contains(const std::vector<int32_t>& sorted, int32_t id) {
   return std::binary_search(sorted.begin(), sorted.end(), id);
 }
 
-// The length of the run of equal generated tokens that ends at `position`, given that of the run before it: 0 at the
-// first generated position, so that the prompt never counts.
+// The length of the run of equal generated tokens that ends at `position`, given that of the run before it: 0 behind a
+// fixed token, so that none of them ever counts.
 int32_t run_through(const decode::Canvas& canvas, int32_t position, int32_t run_before) {
   const int32_t* at = canvas.tokens().data() + position;
   return run_before > 0 && at[0] == at[-1] ? run_before + 1 : 1;
@@ -46,6 +46,10 @@ int32_t run_through(const decode::Canvas& canvas, int32_t position, int32_t run_
 std::optional<Ending> stop_in(LiveRequest& live, int32_t begin, int32_t end) {
   const Request& request = live.request;
   for (int32_t position = begin; position < end; ++position) {
+    if (live.canvas.fixed(position)) {  // data, whatever its id
+      live.repetition_run = 0;
+      continue;
+    }
     const int32_t token = live.canvas.tokens()[static_cast<size_t>(position)];
     if (contains(request.eos_token_ids, token)) return Ending{position + 1, FinishReason::kStop, token};
     if (contains(request.stop_token_ids, token)) return Ending{position + 1, FinishReason::kStopToken, token};
@@ -99,21 +103,32 @@ void open_blocks(LiveRequest& live, const decode::Progress& progress) {
 std::vector<BlockDone> close_blocks(LiveRequest& live, int32_t final_end, bool ended) {
   std::vector<BlockDone> done;
   for (BlockDone block : live.open_blocks) {
+    block.begin = done.empty() ? live.reported_blocks_end : done.back().end;  // fixed text before it comes along
     if (ended) block.end = std::min(block.end, final_end);
     if (block.begin >= final_end || block.end > final_end) break;
     done.push_back(block);
   }
+  if (ended && !done.empty()) done.back().end = final_end;  // and at the end fixed text behind it
   live.open_blocks.erase(live.open_blocks.begin(), live.open_blocks.begin() + static_cast<std::ptrdiff_t>(done.size()));
   if (!done.empty()) live.reported_blocks_end = done.back().end;
   return done;
 }
 
-void deliver(LiveRequest& live, int32_t final_end, bool ended, Event& event) {
+// How many of the answer's next `count` tokens were generated.
+int32_t generated_among_next(const LiveRequest& live, size_t count) {
+  const auto fixed = live.canvas.fixed_in_answer().subspan(static_cast<size_t>(live.delivered), count);
+  return static_cast<int32_t>(std::ranges::count(fixed, uint8_t{0}));
+}
+
+// Returns how many generated tokens became final.
+int32_t deliver(LiveRequest& live, int32_t final_end, bool ended, Event& event) {
   const auto tokens = live.canvas.tokens().first(static_cast<size_t>(final_end));
   const auto fresh = tokens.subspan(static_cast<size_t>(live.canvas.prompt_length() + live.delivered));
   event.final_tokens.assign(fresh.begin(), fresh.end());
+  const int32_t generated = generated_among_next(live, fresh.size());
   live.delivered += static_cast<int32_t>(fresh.size());
   event.blocks = close_blocks(live, live.delivered, ended);
+  return generated;
 }
 
 // `end` bounds the block, so that the last snapshot of a request shows exactly what is final.
@@ -164,10 +179,10 @@ StepOutcome commit_forward(LiveRequest& live, std::span<const RowStats> stats, s
 
   const std::optional<Ending> ending = ending_of(live);
   Event event = event_of(live, EventKind::kStep);
-  deliver(live, ending ? ending->end : answer_so_far(live.canvas), ending.has_value(), event);
+  const int32_t generated = deliver(live, ending ? ending->end : answer_so_far(live.canvas), ending.has_value(), event);
   const StepOutcome outcome{
       .ended = ending.has_value(),
-      .final_tokens = static_cast<int32_t>(event.final_tokens.size()),
+      .final_tokens = generated,
       .blocks_finished = static_cast<int32_t>(event.blocks.size()),
       .block_positions = work_end(live, progress) - std::max(progress.block_begin, live.canvas.prompt_length())};
   if (live.request.snapshots) add_snapshot(live, progress, ending ? ending->end : live.canvas.answer_end(), event);

@@ -41,7 +41,7 @@ struct LiveRequest {
   // The pages hold the K/V of [0, committed_end): a forward over the final ids of these positions wrote them. Always 0
   // with full attention, where a change anywhere changes all of them.
   int32_t committed_end = 0;
-  int32_t lanes = 1;  // sequences in a forward: 2 when guided (the second has every prompt position masked)
+  int32_t lanes = 1;  // sequences in a forward: 2 when guided (the second has every fixed position masked)
 
   // From admission on.
   bool admitted = false;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
 
 namespace pydllm::engine {
 namespace {
@@ -50,6 +51,17 @@ std::vector<LogitEdit> merged(std::span<const LogitEdit> a, std::span<const Logi
   return out;
 }
 
+// Behind the position of the first `count` generated tokens; fixed tokens between holes are none.
+int32_t end_of_generated(const Request& request, int32_t count) {
+  const auto begin = static_cast<int32_t>(request.prompt.size());
+  if (request.rest.empty()) return begin + count;
+  int32_t position = 0;
+  for (; count > 0; ++position) {
+    if (request.rest[static_cast<size_t>(position)] == -1) --count;
+  }
+  return begin + position;
+}
+
 }  // namespace
 
 LogitRules::LogitRules(const Request& request, int32_t mask_token_id)
@@ -63,13 +75,15 @@ LogitRules::LogitRules(const Request& request, int32_t mask_token_id)
   uncounted_ = ascending(std::move(uncounted_));
   if (request.repetition_penalty != 1) {
     std::vector<LogitEdit> repeated;
-    for (const int32_t id : ascending(request.prompt)) {
+    std::vector<int32_t> given = request.prompt;  // with the fixed text of a canvas
+    std::ranges::copy_if(request.rest, std::back_inserter(given), [](int32_t id) { return id >= 0; });
+    for (const int32_t id : ascending(std::move(given))) {
       if (id != mask_token_id) repeated.push_back({.id = id, .factor = request.repetition_penalty});
     }
     late_ = merged(late_, repeated);
   }
   if (request.min_tokens == 0) return;
-  early_end_ = static_cast<int32_t>(request.prompt.size()) + request.min_tokens;
+  early_end_ = end_of_generated(request, request.min_tokens);
   early_ = merged(late_, bans);
 }
 
@@ -81,7 +95,7 @@ std::vector<TokenCount> LogitRules::count(const decode::Canvas& canvas) const {
   std::vector<int32_t> written;
   for (int32_t position = canvas.prompt_length(); position < canvas.answer_end(); ++position) {
     const int32_t token = canvas.tokens()[static_cast<size_t>(position)];
-    if (!canvas.masked(position) && counts(token)) written.push_back(token);
+    if (!canvas.masked(position) && !canvas.fixed(position) && counts(token)) written.push_back(token);
   }
   std::ranges::sort(written);
   std::vector<TokenCount> out;
@@ -109,7 +123,7 @@ RowEdits::RowEdits(const LogitRules& rules, const decode::Canvas& canvas, std::v
 std::span<const LogitEdit> RowEdits::of(int32_t position) {
   if (position < canvas_.prompt_length()) return {};
   if (!rules_.penalises()) return rules_.fixed(position);
-  const bool written = position < canvas_.answer_end() && !canvas_.masked(position);
+  const bool written = position < canvas_.answer_end() && !canvas_.masked(position) && !canvas_.fixed(position);
   const int32_t token = written ? canvas_.tokens()[static_cast<size_t>(position)] : -1;
   if (written && rules_.counts(token)) return keep(rules_.edits(position, counts_without(token)));
   const size_t kind = position < rules_.early_end() ? 1 : 0;

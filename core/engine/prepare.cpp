@@ -44,10 +44,42 @@ void check_prompt(const Request& request, int32_t vocab) {
   check_ids("prompt_token_ids", request.prompt, vocab);
 }
 
+void check_rest(const Request& request, const ModelInfo& model, int32_t mask_token_id) {
+  if (request.rest.empty()) return;
+  if (model.attention != AttentionKind::kFull) {
+    throw Unsupported("canvas",
+                      format("canvas: ", model.architecture,
+                             " is block-causal and cannot see fixed text behind a hole, expected text and one "
+                             "hole at the end, or a model with full attention"));
+  }
+  for (size_t i = 0; i < request.rest.size(); ++i) {
+    if (request.rest[i] >= -1 && request.rest[i] < model.vocab_size) continue;
+    throw InvalidRequest("canvas", format("canvas: position ", request.prompt.size() + i, " must be between 0 and ",
+                                          model.vocab_size - 1, ", or -1 in a hole, got ", request.rest[i]));
+  }
+  const auto holes = std::ranges::count(request.rest, -1);
+  if (request.rest.front() != -1 || holes != request.max_tokens) {
+    throw InvalidRequest("canvas",
+                         format("canvas: what follows the prompt must begin with a hole and have ", request.max_tokens,
+                                " positions (sampling.max_tokens) in holes, got ", holes));
+  }
+  // A hole with text behind it takes no token that would end the request (runner.cpp).
+  std::vector<int32_t> excluded = request.eos_token_ids;
+  excluded.push_back(mask_token_id);
+  sort_unique(excluded);
+  if (std::cmp_greater_equal(excluded.size(), model.vocab_size)) {
+    throw InvalidRequest("canvas", "canvas: expected a token that may fill a hole, got end tokens only");
+  }
+}
+
 void check_length(const Request& request, int32_t max_model_len) {
   expect_at_least("sampling.max_tokens", request.max_tokens, 1);
-  const int64_t given = static_cast<int64_t>(request.prompt.size()) + request.max_tokens;
+  const auto prompt = static_cast<int64_t>(request.prompt.size());
+  const int64_t given = prompt + std::max<int64_t>(request.max_tokens, static_cast<int64_t>(request.rest.size()));
   if (given <= max_model_len) return;
+  if (!request.rest.empty()) {
+    throw InvalidRequest("canvas", format("canvas: must be at most ", max_model_len, " tokens, got ", given));
+  }
   throw InvalidRequest("sampling.max_tokens",
                        format("prompt (", request.prompt.size(), ") + sampling.max_tokens (", request.max_tokens,
                               ") must be at most ", max_model_len, " tokens, got ", given));
@@ -164,21 +196,27 @@ const decode::Algorithm& runnable_algorithm(const Request& request, const ModelI
   return algorithm;
 }
 
+decode::Canvas make_canvas(const Request& request, const decode::Algorithm& algorithm, const ModelInfo& model,
+                           const EngineOptions& options) {
+  if (!request.rest.empty()) return {request.prompt, request.rest, options.mask_token_id};
+  return {request.prompt, request.max_tokens, options.mask_token_id, model.block_length, algorithm.finality};
+}
+
 std::unique_ptr<LiveRequest> make_live(Request request, const decode::Algorithm& algorithm, const ModelInfo& model,
                                        const EngineOptions& options) {
-  decode::Canvas canvas(request.prompt, request.max_tokens, options.mask_token_id, model.block_length,
-                        algorithm.finality);
+  decode::Canvas canvas = make_canvas(request, algorithm, model, options);
   auto live = std::make_unique<LiveRequest>(std::move(request), std::move(canvas));
   live->rules = LogitRules(live->request, options.mask_token_id);
   check_choice(live->rules, live->request, model, options.mask_token_id);
   live->block_length = model.block_length;
   live->logit_shift = model.logit_shift;
   live->decoding = algorithm.begin({.prompt_length = live->canvas.prompt_length(),
-                                    .max_tokens = live->request.max_tokens,
+                                    .max_tokens = live->canvas.answer_end() - live->canvas.prompt_length(),
                                     .block_length = model.block_length,
                                     .seed = live->request.seed,
                                     .eos_token_ids = live->request.eos_token_ids,
-                                    .params = &live->request.params});
+                                    .params = &live->request.params,
+                                    .fixed = live->canvas.fixed_in_answer()});
   return live;
 }
 
@@ -232,6 +270,7 @@ std::unique_ptr<LiveRequest> prepare(Request request, const ModelInfo& model, co
   check_prompt(request, model.vocab_size);
   check_length(request, options.max_model_len);
   check_sampling(request);
+  check_rest(request, model, options.mask_token_id);
   check_ids("eos_token_ids", request.eos_token_ids, model.vocab_size);
   check_ids("sampling.stop_token_ids", request.stop_token_ids, model.vocab_size);
   sort_unique(request.eos_token_ids);

@@ -24,10 +24,14 @@ struct TokenBias {
 struct Request {
   std::vector<int32_t> prompt;  // token ids, at least one, each in [0, vocab)
   int32_t max_tokens = 0;       // >= 1
-  float temperature = 0;        // [0, 100]
-  float top_p = 1;              // (0, 1]
-  int32_t top_k = 0;            // >= 0
-  float min_p = 0;              // [0, 1]; of draws, so without effect at temperature 0
+  // Infilling, full attention only: what follows the prompt, -1 where a token is generated (max_tokens of them, the
+  // first one included), ids for fixed text. The answer ends with the last -1; what follows it is only seen. Empty:
+  // max_tokens positions to generate.
+  std::vector<int32_t> rest;
+  float temperature = 0;  // [0, 100]
+  float top_p = 1;        // (0, 1]
+  int32_t top_k = 0;      // >= 0
+  float min_p = 0;        // [0, 1]; of draws, so without effect at temperature 0
   uint64_t seed = 0;
   // What happens to the logits of every row before anything is read from them: engine/logit_rules.h.
   float repetition_penalty = 1;        // (0, 100]
@@ -50,7 +54,7 @@ enum class FinishReason : uint8_t { kStop, kStopToken, kLength, kStepLimit, kRep
 enum class FailReason : uint8_t { kCancelled, kDeadlineExceeded, kInternal, kShutdown };
 enum class EventKind : uint8_t { kStarted, kStep, kFinished, kFailed };
 
-// A block became final as a whole. Offsets count generated tokens.
+// A block became final as a whole. Offsets count tokens of the answer.
 struct BlockDone {
   int32_t block_index = 0;
   int32_t begin = 0;
@@ -68,8 +72,8 @@ struct Event {
   int32_t denoise_steps = 0;
   double queue_seconds = 0;  // submission to admission
 
-  // kStep, kFinished: generated tokens that became final (a prefix: nothing masked before them). The last one may be
-  // the EOS or stop token that ended the request.
+  // kStep, kFinished: tokens of the answer that became final (a prefix: nothing masked before them), fixed ones between
+  // holes included. The last one may be the EOS or stop token that ended the request.
   int32_t final_offset = 0;
   std::vector<int32_t> final_tokens;
   std::vector<BlockDone> blocks;

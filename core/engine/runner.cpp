@@ -1,7 +1,10 @@
 #include "engine/runner.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
+#include <utility>
 
 #include "ops/row_stats.h"
 
@@ -18,6 +21,22 @@ void keep_first_logits(LiveRequest& live, const ScoredRange& scored, const Logit
   const Tensor from = logits.rows(begin - chunk.scored_begin, end - begin);
   const Tensor to = live.first_logits.rows(begin - first, end - begin);
   std::memcpy(to.raw(), from.raw(), from.nbytes());
+}
+
+// A hole with fixed text behind it holds text, so no token that would end the request is chosen there. Such ids get the
+// lowest finite logit, probability 0, in every row that can fill it. What is not finite stays, to be reported.
+void ban_ends(const LiveRequest& live, const ScoredRange& scored, const LogitChunk& chunk, const StepPlan& plan,
+              Tensor& logits) {
+  if (live.request.rest.empty()) return;
+  const int32_t begin = std::max(chunk.scored_begin, scored.begin);
+  const int32_t end = std::min(chunk.scored_begin + chunk.scored_rows, scored.begin + scored.count);
+  for (int32_t row = begin; row < end; ++row) {
+    if (std::cmp_greater_equal(plan.sampling[static_cast<size_t>(row)].position, live.canvas.fixed_end())) continue;
+    float* x = logits.data<float>() + (row - chunk.scored_begin) * logits.size(1);
+    for (const int32_t id : live.request.eos_token_ids) {
+      if (std::isfinite(x[id])) x[id] = std::numeric_limits<float>::lowest();
+    }
+  }
 }
 
 std::vector<RowStats> planned_rows(const LiveRequest& live, std::span<const RowStats> scored) {
@@ -47,6 +66,7 @@ void Runner::score(const Tensor& hidden, const LogitChunk& chunk, const StepPlan
   if (chunk.guided) ops::guide(context_, logits, all.rows(chunk.scored_rows, chunk.scored_rows), chunk.guidance_scale);
   for (size_t i = 0; i < batch.size(); ++i) {
     if (batch[i]->scores_everything()) keep_first_logits(*batch[i], plan.scored[i], chunk, logits);
+    ban_ends(*batch[i], plan.scored[i], chunk, plan, logits);
   }
   const auto begin = static_cast<size_t>(chunk.scored_begin);
   const auto count = static_cast<size_t>(chunk.scored_rows);

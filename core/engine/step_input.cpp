@@ -45,9 +45,8 @@ class StepBuilder {
                                      .query_position = live.feed.begin,
                                      .block_length = live.block_length});
     for (int32_t position = live.feed.begin; position < live.feed.end; ++position) {
-      const bool hidden_prompt = lane == 1 && position < live.canvas.prompt_length();
-      tokens_.push_back(hidden_prompt ? live.canvas.mask_token_id()
-                                      : live.canvas.tokens()[static_cast<size_t>(position)]);
+      const bool hidden = lane == 1 && live.canvas.fixed(position);
+      tokens_.push_back(hidden ? live.canvas.mask_token_id() : live.canvas.tokens()[static_cast<size_t>(position)]);
       positions_.push_back(position);
       slots_.push_back(slot_of(pages, page_size_, position));
     }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from pydllm.canvas import CanvasIds
     from pydllm.engine.loader import LoadedModel
     from pydllm.params import DiffusionParams, SamplingParams
 
@@ -107,7 +108,7 @@ class AsyncEngine:
 
     def prepare(
         self,
-        prompt_ids: Sequence[int],
+        prompt_ids: Sequence[int] | CanvasIds,
         sampling: SamplingParams | None = None,
         diffusion: DiffusionParams | None = None,
     ) -> PreparedRequest:
@@ -116,7 +117,7 @@ class AsyncEngine:
 
     def generate(
         self,
-        prompt_ids: Sequence[int],
+        prompt_ids: Sequence[int] | CanvasIds,
         *,
         sampling: SamplingParams | None = None,
         diffusion: DiffusionParams | None = None,

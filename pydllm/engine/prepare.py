@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from pydllm.canvas import CanvasIds
 from pydllm.engine.facts import ModelFacts, find_algorithm
 from pydllm.errors import ContextLengthError, InvalidRequestError, UnsupportedError
 from pydllm.params import DiffusionParams, ParamScalar, SamplingParams, shown
@@ -61,6 +62,17 @@ class PreparedRequest:
     params: dict[str, ParamScalar]
     max_forward_passes: int
     """0: no limit."""
+    rest: tuple[int | None, ...] = ()
+    """What follows the prompt when there is fixed text behind a hole: ids, None in holes (`max_tokens` of them)."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens that were given: the prompt and fixed text between and behind holes."""
+        return len(self.prompt) + sum(token is not None for token in self.rest)
+
+    def generated(self, count: int) -> int:
+        """How many of the answer's first `count` tokens are generated ones."""
+        return sum(token is None for token in self.rest[:count]) if self.rest else count
 
     def ended_by_token(self, final_tokens: Sequence[int]) -> bool:
         """Whether the last of these tokens is the EOS or stop token that ends a candidate.
@@ -72,7 +84,7 @@ class PreparedRequest:
 
 
 def prepare(
-    prompt_ids: Sequence[int],
+    prompt_ids: Sequence[int] | CanvasIds,
     facts: ModelFacts,
     sampling: SamplingParams | None = None,
     diffusion: DiffusionParams | None = None,
@@ -87,9 +99,11 @@ def prepare(
     diffusion = diffusion or DiffusionParams()
     defaults = facts.defaults
     algorithm = resolve_algorithm(diffusion.algorithm, facts)
+    prompt, max_tokens, rest = _positions(prompt_ids, algorithm, sampling, facts)
     return PreparedRequest(
-        prompt=prompt_ids,
-        max_tokens=_max_tokens(prompt_ids, sampling, facts),
+        prompt=prompt,
+        max_tokens=max_tokens,
+        rest=rest,
         temperature=_first(sampling.temperature, defaults.temperature, 0.0),
         top_p=_first(sampling.top_p, defaults.top_p, 1.0),
         top_k=_first(sampling.top_k, defaults.top_k, 0),
@@ -144,6 +158,40 @@ def _max_tokens(prompt_ids: Sequence[int], sampling: SamplingParams, facts: Mode
         )
         raise ContextLengthError("sampling.max_tokens", message, limit=limit, given=given)
     return sampling.max_tokens
+
+
+def _positions(
+    prompt_ids: Sequence[int] | CanvasIds, algorithm: _core.AlgorithmInfo, sampling: SamplingParams, facts: ModelFacts
+) -> tuple[Sequence[int], int, tuple[int | None, ...]]:
+    """The prompt, the number of tokens to generate, and what follows the prompt when that is more than one hole."""
+    if not isinstance(prompt_ids, CanvasIds):
+        return prompt_ids, _max_tokens(prompt_ids, sampling, facts), ()
+    prompt, rest = _lay_out(prompt_ids, sampling, facts)
+    if all(token is None for token in rest):
+        return prompt, len(rest), ()
+    if algorithm.attention != "full":
+        message = (
+            f"canvas: {facts.architecture} is block-causal and cannot see fixed text behind a hole, expected text and "
+            "one hole at the end, or a model with full attention"
+        )
+        raise UnsupportedError("canvas", message)
+    last = max(place for place, token in enumerate(rest) if token is None)
+    if sampling.stop and any(token is not None for token in rest[:last]):
+        message = "sampling.stop: stop strings are not available for a canvas with text between holes"
+        raise UnsupportedError("sampling.stop", message)
+    return prompt, prompt_ids.holes, tuple(rest)
+
+
+def _lay_out(canvas: CanvasIds, sampling: SamplingParams, facts: ModelFacts) -> tuple[list[int], list[int | None]]:
+    if canvas.length > facts.max_model_len:
+        limit = facts.max_model_len
+        message = f"canvas: this model's maximum context length is {limit} tokens, got a canvas of {canvas.length}"
+        raise ContextLengthError("canvas", message, limit=limit, given=canvas.length)
+    if sampling.max_tokens is not None and sampling.max_tokens < canvas.holes:
+        message = f"sampling.max_tokens: expected at least {canvas.holes}, as many as the holes hold, got "
+        raise InvalidRequestError("sampling.max_tokens", f"{message}{sampling.max_tokens}")
+    canvas.check_ids(facts.vocab_size)
+    return canvas.lay_out()
 
 
 def _seeds(sampling: SamplingParams, facts: ModelFacts) -> tuple[int, ...]:

@@ -97,6 +97,7 @@ class Router:
             deadline_seconds=deadline_seconds,
             snapshots=snapshots,
             trace=trace,
+            rest=request.rest,
         )
 
     def abandon(self, ids: Iterable[int]) -> None:

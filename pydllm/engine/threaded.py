@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from pydllm.canvas import CanvasIds
     from pydllm.engine.loader import LoadedModel
     from pydllm.params import DiffusionParams, SamplingParams
 
@@ -141,7 +142,7 @@ class Engine:
 
     def prepare(
         self,
-        prompt_ids: Sequence[int],
+        prompt_ids: Sequence[int] | CanvasIds,
         sampling: SamplingParams | None = None,
         diffusion: DiffusionParams | None = None,
     ) -> PreparedRequest:
@@ -150,7 +151,7 @@ class Engine:
 
     def generate(
         self,
-        prompt_ids: Sequence[int],
+        prompt_ids: Sequence[int] | CanvasIds,
         *,
         sampling: SamplingParams | None = None,
         diffusion: DiffusionParams | None = None,

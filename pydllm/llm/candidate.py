@@ -20,9 +20,11 @@ class Candidate:
     ) -> None:
         self.output: GenerationOutput | None = None
         self._prompt_index = prompt_index
-        self._prompt_tokens = len(request.prompt)
+        self._prompt_tokens = request.prompt_tokens
         assembler = CandidateAssembler(tokenizer, stop=request.stop, include_stop=request.include_stop)
-        self._progress = CandidateProgress(index, assembler, ended_by_token=request.ended_by_token)
+        self._progress = CandidateProgress(
+            index, assembler, ended_by_token=request.ended_by_token, generated=request.generated
+        )
         self._parts: list[str] = []
 
     def accept(self, event: Event) -> list[StreamEvent]:

@@ -6,6 +6,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pydllm.canvas import Canvas, CanvasIds
 from pydllm.errors import InvalidRequestError, UnsupportedError
 from pydllm.params import shown
 from pydllm.text import ChatTemplate, Tokenizer
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 
 Chat = Sequence[Mapping[str, Any]]
 """A conversation: [{"role": "user", "content": "..."}, ...], oldest first."""
-Prompt = str | Sequence[int] | Chat
-"""Text (special tokens are added), token ids (used as given) or a conversation (the chat template is
-applied)."""
+Prompt = str | Sequence[int] | Chat | Canvas
+"""Text (special tokens are added), token ids (used as given), a conversation (the chat template is applied) or a
+canvas with holes."""
 Prompts = Prompt | Sequence[Prompt]
 
 
@@ -28,8 +29,10 @@ class TextSide:
         self.tokenizer = Tokenizer.load(directory)
         self.chat_template = ChatTemplate.load(directory, self.tokenizer)
 
-    def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of one prompt; InvalidRequestError or UnsupportedError naming "prompt" or "chat"."""
+    def encode(self, prompt: Prompt) -> list[int] | CanvasIds:
+        """Token ids of one prompt; InvalidRequestError or UnsupportedError naming "prompt", "chat" or "canvas"."""
+        if isinstance(prompt, Canvas):
+            return prompt.tokenize(self.tokenizer.encode)
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt, add_special_tokens=True, field="prompt")
         if is_chat(prompt):
@@ -37,7 +40,7 @@ class TextSide:
         if is_ids(prompt):
             return list(prompt)  # type: ignore[arg-type]
         raise InvalidRequestError(
-            "prompt", f"prompt: expected text, token ids or a list of messages, got {shown(prompt)}"
+            "prompt", f"prompt: expected text, token ids, a list of messages or a Canvas, got {shown(prompt)}"
         )
 
     def _encode_chat(self, messages: Chat) -> list[int]:
@@ -66,7 +69,7 @@ def _is_list(value: object) -> bool:
 
 def prompt_list(prompts: Prompts) -> list[Prompt]:
     """One prompt, or each of a list of prompts."""
-    if isinstance(prompts, str) or is_chat(prompts) or is_ids(prompts):
+    if isinstance(prompts, (str, Canvas)) or is_chat(prompts) or is_ids(prompts):
         return [prompts]  # type: ignore[list-item]
     if not _is_list(prompts):
         raise InvalidRequestError("prompt", f"prompt: expected a prompt or a list of prompts, got {shown(prompts)}")

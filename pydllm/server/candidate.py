@@ -30,8 +30,8 @@ _REASONS: dict[FinishReason, types_pb2.FinishReason] = {
 class Candidate:
     """A candidate's progress as messages.
 
-    `ended_by_token`: see CandidateProgress. `offset`: tokens of the output before the generated ones (an echoed
-    prompt).
+    `ended_by_token`, `generated`: see CandidateProgress. `offset`: tokens of the output before the generated ones (an
+    echoed prompt).
     """
 
     def __init__(
@@ -40,10 +40,11 @@ class Candidate:
         assembler: CandidateAssembler,
         *,
         ended_by_token: Callable[[Sequence[int]], bool],
+        generated: Callable[[int], int] = int,
         offset: int = 0,
     ) -> None:
         self.index = index
-        self._progress = CandidateProgress(index, assembler, ended_by_token=ended_by_token)
+        self._progress = CandidateProgress(index, assembler, ended_by_token=ended_by_token, generated=generated)
         self._offset = offset
 
     @property

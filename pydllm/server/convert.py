@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydllm_proto.v1 import generation_service_pb2 as generation_pb
 from pydllm_proto.v1 import types_pb2
 
+from pydllm.canvas import Canvas, Hole
 from pydllm.errors import InvalidRequestError
 from pydllm.params import DiffusionParams, SamplingParams, shown
 from pydllm.server.fields import is_set
@@ -243,11 +244,30 @@ def _chat_message(message: types_pb2.ChatMessage, path: str) -> dict[str, Any]:
     return turn
 
 
-Input = str | Sequence[int] | Chat
+SEGMENT = ("text", "token_ids.ids", "mask_length")
+
+
+def canvas_input(message: types_pb2.CanvasInput) -> Canvas:
+    """Raises InvalidRequestError for an empty segment or hole and for a canvas without a hole."""
+    return Canvas([_segment(item, f"canvas.segments[{i}]") for i, item in enumerate(message.segments)])
+
+
+def _segment(message: types_pb2.CanvasInput.Segment, path: str) -> str | list[int] | Hole:
+    kind = message.WhichOneof("content")
+    if kind == "text":
+        return message.text
+    if kind == "token_ids":
+        return list(message.token_ids.ids)
+    if kind == "mask_length":
+        return Hole(message.mask_length)
+    raise InvalidRequestError(path, f"{path}: one of text, token_ids or mask_length is required")
+
+
+Input = str | Sequence[int] | Chat | Canvas
 
 
 def prompt_input(request: generation_pb.GenerateRequest) -> Input:
-    """The request's prompt: text, token ids or a conversation. InvalidRequestError when there is none."""
+    """The request's prompt: text, token ids, a conversation or a canvas. InvalidRequestError when there is none."""
     kind = request.WhichOneof("input")
     if kind == "prompt":
         return request.prompt
@@ -255,7 +275,9 @@ def prompt_input(request: generation_pb.GenerateRequest) -> Input:
         return list(request.prompt_token_ids.ids)
     if kind == "chat":
         return chat_input(request.chat)
-    raise InvalidRequestError("prompt", "prompt: one of prompt, prompt_token_ids or chat is required")
+    if kind == "canvas":
+        return canvas_input(request.canvas)
+    raise InvalidRequestError("prompt", "prompt: one of prompt, prompt_token_ids, chat or canvas is required")
 
 
 def request_id(given: str) -> str:
@@ -273,6 +295,7 @@ HONOURED = frozenset(
     | {f"output.{name}" for name in OUTPUT}
     | {f"chat.{name}" for name in CHAT if name != "messages"}
     | {f"chat.messages.{name}" for name in MESSAGE}
+    | {f"canvas.segments.{name}" for name in SEGMENT}
 )
 """Paths in GenerateRequest that a request may set; fields.REFUSALS has all others."""
 

@@ -34,7 +34,6 @@ def _never(_: object) -> bool:
 _REFRESH = "no cache of this server is refreshed by a count of forward passes"
 
 REFUSALS = (
-    Refusal("canvas", _never, "canvas input is not available"),
     Refusal("diffusion.cache_refresh_interval", _only(0), _REFRESH),
     Refusal("constraint", _never, "constrained decoding is not available"),
     Refusal("output.logprobs", _never, "log-probabilities are not available"),

@@ -15,13 +15,14 @@ from pydllm_proto.v1 import generation_service_pb2 as pb
 from pydllm_proto.v1 import generation_service_pb2_grpc as pb_grpc
 from pydllm_proto.v1 import types_pb2
 
+from pydllm.canvas import Canvas, Hole
 from pydllm.errors import DeadlineExceededError, InvalidRequestError, QueueFullError
 from pydllm.server import convert
 from pydllm.server.fields import refuse_unsupported
 from pydllm.server.job import Job, now
 from pydllm.server.metrics import Observer
 from pydllm.server.no_tokenizer import refuse_text
-from pydllm.server.served import Backend, Served, encode_prompt
+from pydllm.server.served import Backend, Served, encode_canvas, encode_prompt
 from pydllm.server.stream import Stream
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class GenerationService(pb_grpc.GenerationServiceServicer):
             log.debug("request %s: %d prompt tokens, %s", request_id, len(prompt_ids), prepared.algorithm)
             try:
                 entry.submitted(generation)
-                observer.submitted(prompt_tokens=len(prompt_ids), candidates=len(prepared.seeds))
+                observer.submitted(prompt_tokens=prepared.prompt_tokens, candidates=len(prepared.seeds))
                 yield Job(
                     request_id=request_id,
                     served=served,
@@ -128,8 +129,17 @@ async def _prepare(served: Served, request: pb.GenerateRequest) -> tuple[list[in
     diffusion = convert.diffusion_params(request.diffusion)
     prompt = convert.prompt_input(request)
     _require_room(served)
+    if isinstance(prompt, Canvas):
+        prepared = served.engine.prepare(await encode_canvas(served, prompt), sampling, diffusion)
+        return list(prepared.prompt), _text_before(prompt), prepared
     prompt_ids, text = await encode_prompt(served, prompt)
     return prompt_ids, text, served.engine.prepare(_known(served, prompt_ids, request), sampling, diffusion)
+
+
+def _text_before(canvas: Canvas) -> str | None:
+    """The text before the first hole where it was given as one text."""
+    first, second = canvas.segments[:2]
+    return first if isinstance(first, str) and isinstance(second, Hole) else None
 
 
 def _whole(job: Job, candidate: Candidate, blocks: list[pb.BlockAppended]) -> types_pb2.Candidate:

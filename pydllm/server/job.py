@@ -28,17 +28,29 @@ class Job:
     served: Served
     generation: AsyncGeneration
     prompt_ids: list[int]
+    """What stands before the answer."""
     echo_text: str | None
     """The prompt's text when it is part of the output."""
     output: convert.OutputOptions
     observer: Observer
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens that were given."""
+        return self.generation.request.prompt_tokens
 
     def candidates(self) -> list[Candidate]:
         """One per candidate, nothing accepted yet."""
         request = self.generation.request
         offset = 0 if self.echo_text is None else len(self.prompt_ids)
         return [
-            Candidate(index, self._assembler(), ended_by_token=request.ended_by_token, offset=offset)
+            Candidate(
+                index,
+                self._assembler(),
+                ended_by_token=request.ended_by_token,
+                generated=request.generated,
+                offset=offset,
+            )
             for index in range(len(request.seeds))
         ]
 
@@ -60,7 +72,7 @@ class Job:
     def usage(self, candidates: list[Candidate]) -> types_pb2.Usage:
         """Token counts so far."""
         return types_pb2.Usage(
-            prompt_tokens=len(self.prompt_ids), completion_tokens=sum(c.token_count for c in candidates)
+            prompt_tokens=self.prompt_tokens, completion_tokens=sum(c.token_count for c in candidates)
         )
 
     def echoed(self) -> list[pb.BlockAppended]:

@@ -66,6 +66,7 @@ def refuse_text(request: pb.GenerateRequest, options: StreamOptions) -> None:
     needs = {
         "prompt": request.WhichOneof("input") == "prompt",
         "chat": request.WhichOneof("input") == "chat",
+        "canvas.segments": any(segment.HasField("text") for segment in request.canvas.segments),
         "sampling.stop": bool(request.sampling.stop),
         "sampling.include_stop": request.sampling.include_stop,
         "output.echo": output.echo,

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from pydllm.errors import ContextLengthError, ModelNotFoundError, UnsupportedError
 from pydllm.params import shown
-from pydllm.server.convert import Chat, Input
+from pydllm.server.convert import Chat
 from pydllm.server.errors import StartingError
 from pydllm.server.no_tokenizer import NoTokenizer
 from pydllm.server.requests import Requests
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from google.protobuf.timestamp_pb2 import Timestamp
 
+    from pydllm.canvas import Canvas, CanvasIds
     from pydllm.engine import AsyncEngine
     from pydllm.server.metrics import Metrics
     from pydllm.text import ChatTemplate, Tokenizer
@@ -127,7 +128,17 @@ def _require_possible_length(served: Served, text: str, field: str) -> None:
         raise ContextLengthError(field, message, limit=limit, given=len(text))
 
 
-async def encode_prompt(served: Served, prompt: Input) -> tuple[list[int], str | None]:
+async def encode_canvas(served: Served, canvas: Canvas) -> CanvasIds:
+    """Token ids of a canvas."""
+    size = 0
+    for index, segment in enumerate(canvas.segments):
+        if isinstance(segment, str):
+            _require_possible_length(served, segment, f"canvas.segments[{index}].text")
+            size += len(segment)
+    return await off_loop(size, canvas.tokenize, served.tokenizer.encode)
+
+
+async def encode_prompt(served: Served, prompt: str | Sequence[int] | Chat) -> tuple[list[int], str | None]:
     """Token ids of a prompt, and its text where the client gave it as text."""
     if isinstance(prompt, str):
         _require_possible_length(served, prompt, "prompt")

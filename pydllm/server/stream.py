@@ -79,7 +79,7 @@ class Stream:
             started = pb.StreamStarted(
                 model=self._job.served.name,
                 created=now(),
-                prompt_tokens=len(self._job.prompt_ids),
+                prompt_tokens=self._job.prompt_tokens,
                 mask_token_id=self._job.served.engine.facts.mask_token_id,
             )
             self._put(candidate, started=started)

@@ -24,17 +24,24 @@ _REASONS: dict[str, FinishReason] = {
 class CandidateProgress:
     """Feed it the events of its candidate in order until `finished` is there; later events change nothing.
 
-    `ended_by_token`: whether these final tokens end with the EOS or stop token that ends the request.
+    `ended_by_token`: whether these final tokens end with the EOS or stop token that ends the request. `generated`: how
+    many of the answer's first n tokens are generated ones; all of them unless there is fixed text between holes.
     """
 
     def __init__(
-        self, index: int, assembler: CandidateAssembler, *, ended_by_token: Callable[[Sequence[int]], bool]
+        self,
+        index: int,
+        assembler: CandidateAssembler,
+        *,
+        ended_by_token: Callable[[Sequence[int]], bool],
+        generated: Callable[[int], int] = int,
     ) -> None:
         self.index = index
         self.finished: Finished | None = None
         """The end, once a stop string, a token or the engine brought it."""
         self._assembler = assembler
         self._ended_by_token = ended_by_token
+        self._generated = generated
         self._blocks = 0
         self._steps_reported = 0
         self._started = 0.0
@@ -43,7 +50,7 @@ class CandidateProgress:
     @property
     def token_count(self) -> int:
         """Generated tokens that are the candidate's (none after a stop string)."""
-        return self._assembler.token_count
+        return self._generated(self._assembler.token_count)
 
     @property
     def token_ids(self) -> list[int]:
@@ -72,7 +79,7 @@ class CandidateProgress:
             self._started = event.time
             return []
         ended = event.kind == "finished"
-        hit = self._assembler.feed(event.final_tokens, ending_token=self._ended_by_token(event.final_tokens))
+        hit = self._assembler.feed(event.final_tokens, ending_token=self._ends_with(event.final_tokens))
         if ended and hit is None:
             hit = self._assembler.finish()
         blocks = self._whole_blocks(event)
@@ -81,10 +88,15 @@ class CandidateProgress:
             self.finished = self._end(event)
         return blocks
 
+    def _ends_with(self, tokens: Sequence[int]) -> bool:
+        """Whether the last of the tokens ends the candidate; a fixed one never does."""
+        end = self._assembler.token_count + len(tokens)
+        return self._ended_by_token(tokens) and self._generated(end) > self._generated(end - 1)
+
     def _whole_blocks(self, event: Event) -> list[BlockAppended]:
         out = []
         for block in event.blocks:
-            if block.begin >= self.token_count:  # cut off by a stop string
+            if block.begin >= self._assembler.token_count:  # cut off by a stop string
                 break
             self._steps_reported += block.denoise_steps
             out.append(self._appended(event, block.block_index, self._assembler.take(block.end), block.denoise_steps))

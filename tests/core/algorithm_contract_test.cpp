@@ -300,7 +300,104 @@ TEST_P(EveryAlgorithm, RequestsShareNoState) {
   for (size_t i = 0; i < cases.size(); ++i) EXPECT_EQ(visible(together[i].canvas), alone[i].back());
 }
 
+// Infilling. Holes and fixed stretches of random lengths; the first and the last token of the answer are generated.
+std::vector<int32_t> random_rest(int32_t length, uint64_t seed) {
+  std::vector<int32_t> rest(static_cast<size_t>(length), -1);
+  for (int32_t i = 1, stretch = 0; i + 1 < length; ++i, --stretch) {
+    const uint64_t bits = mixed(seed, 50, static_cast<uint64_t>(i));
+    if (stretch <= 0) stretch = bits % 3 == 0 ? static_cast<int32_t>(bits >> 8) % 12 + 1 : 0;
+    // Masks and end tokens among fixed tokens are data.
+    if (stretch > 0) rest[static_cast<size_t>(i)] = static_cast<int32_t>((bits >> 16) % (kVocab + 1));
+  }
+  for (uint64_t i = mixed(seed, 51) % 6; i > 0; --i) rest.push_back(kMask);
+  return rest;
+}
+
+int32_t blocks_with_holes(const Driver& driver, int64_t block_length) {
+  int32_t blocks = 0;
+  const Canvas& canvas = driver.canvas;
+  for (int64_t begin = canvas.prompt_length(); begin < canvas.answer_end(); begin += block_length) {
+    const auto end = static_cast<int32_t>(std::min<int64_t>(begin + block_length, canvas.answer_end()));
+    blocks += canvas.masked_count(static_cast<int32_t>(begin), end) > 0;
+  }
+  return blocks;
+}
+
+void expect_holes_are_filled(Driver& driver, const Case& c) {
+  const StatsOf stats = random_stats(c.seed, c.levels, kVocab);
+  const int32_t holes = driver.canvas.masked_count();
+  const bool fixed_steps = has_fixed_steps(driver.algorithm.name);
+  std::map<int32_t, int64_t> forwards, masks;  // of every block
+  while (!driver.done() && driver.forwards < 2 * c.request.max_tokens + 3) {
+    const std::vector<int32_t> before = visible(driver.canvas);
+    driver.decoding->plan(driver.canvas, driver.plan);
+    const Progress progress = driver.decoding->progress();
+    EXPECT_EQ(progress.block_step, forwards[progress.block_index]++);
+    masks.try_emplace(progress.block_index, driver.canvas.masked_count(progress.block_begin, progress.block_end));
+    for (const int32_t row : driver.plan.rows) EXPECT_EQ(before[static_cast<size_t>(row)], -1) << "row " << row;
+    driver.step(stats);
+    const std::vector<int32_t> after = visible(driver.canvas);
+    int32_t written = 0;
+    for (size_t i = 0; i < after.size(); ++i) {
+      if (after[i] == before[i]) continue;
+      ++written;
+      EXPECT_EQ(before[i], -1) << "position " << i << " was given or decided";
+      EXPECT_TRUE(std::ranges::binary_search(driver.plan.rows, static_cast<int32_t>(i)));
+      EXPECT_EQ(after[i], stats(static_cast<int32_t>(i), driver.forwards - 1).token);
+    }
+    EXPECT_TRUE(written > 0 || may_idle(driver.algorithm.name));
+  }
+  EXPECT_TRUE(driver.done()) << "still running after " << driver.forwards << " forwards";
+  EXPECT_EQ(driver.canvas.masked_count(), 0);
+  if (fixed_steps) {
+    EXPECT_EQ(driver.forwards, given(driver, "steps", holes));
+    return;
+  }
+  for (const auto& [block, count] : forwards) {
+    EXPECT_TRUE(may_idle(driver.algorithm.name) || count <= masks.at(block)) << "block " << block;
+  }
+}
+
+// The engine gives other algorithms no canvas with text behind holes.
+std::vector<const Algorithm*> full_attention_algorithms() {
+  std::vector<const Algorithm*> out;
+  for (const Algorithm* algorithm : algorithms()) {
+    if (algorithm->attention == AttentionKind::kFull) out.push_back(algorithm);
+  }
+  return out;
+}
+
+class EveryFullAttentionAlgorithm : public ::testing::TestWithParam<const Algorithm*> {};
+
+TEST_P(EveryFullAttentionAlgorithm, FillsHolesAndWritesNowhereElse) {
+  const Algorithm& algorithm = *GetParam();
+  int traces = 0;
+  for_random_cases(algorithm, [&](Case c) {
+    c.request.rest = random_rest(c.request.max_tokens, c.seed);
+    SCOPED_TRACE(::testing::Message() << "block_length " << c.block_length << ", answer " << c.request.max_tokens
+                                      << ", seed " << c.seed);
+    try {
+      Driver driver(c.request, algorithm.name, c.params);
+      expect_holes_are_filled(driver, c);
+      const std::vector<int32_t> last = visible(driver.canvas);
+      for (size_t i = 0; i < c.request.rest.size(); ++i) {
+        const int32_t token = c.request.rest[i];
+        EXPECT_TRUE(token == -1 || last[c.request.prompt.size() + i] == token) << "fixed token " << i;
+      }
+      ++traces;
+    } catch (const InvalidRequest&) {  // fewer steps than blocks
+      std::erase_if(c.params, [](const auto& param) { return param.first == "steps"; });
+      Driver driver(c.request, algorithm.name, c.params);
+      EXPECT_LT(1, blocks_with_holes(driver, c.block_length));
+    }
+  });
+  EXPECT_GT(traces, 1000);
+}
+
 INSTANTIATE_TEST_SUITE_P(Registry, EveryAlgorithm, ::testing::ValuesIn(algorithms().begin(), algorithms().end()),
+                         [](const auto& tested) { return std::string(tested.param->name); });
+
+INSTANTIATE_TEST_SUITE_P(Registry, EveryFullAttentionAlgorithm, ::testing::ValuesIn(full_attention_algorithms()),
                          [](const auto& tested) { return std::string(tested.param->name); });
 
 }  // namespace

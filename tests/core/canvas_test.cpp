@@ -203,5 +203,42 @@ TEST(Canvas, TellsTheLowestPositionWrittenSinceItWasAsked) {
   EXPECT_EQ(canvas.first_change(), 4);
 }
 
+TEST(Canvas, FixedTokensOfAnInfillingAreThereAndNeverWritten) {
+  const std::vector<int32_t> prompt = {1, kMask};
+  const std::vector<int32_t> rest = {-1, -1, 4, kMask, -1, 5, 6};
+  Canvas canvas(prompt, rest, kMask);
+  EXPECT_EQ(canvas.length(), 9);
+  EXPECT_EQ(canvas.prompt_length(), 2);
+  EXPECT_EQ(canvas.answer_end(), 7) << "behind the last hole";
+  EXPECT_EQ(canvas.fixed_end(), 9);
+  EXPECT_EQ(canvas.masked_count(), 3);
+  EXPECT_EQ(canvas.final_end(), 2);
+  const std::vector<uint8_t> fixed(canvas.fixed_in_answer().begin(), canvas.fixed_in_answer().end());
+  EXPECT_EQ(fixed, (std::vector<uint8_t>{0, 0, 1, 1, 0}));
+  std::vector<int32_t> masked;
+  canvas.masked_positions(0, canvas.length(), masked);
+  EXPECT_EQ(masked, (std::vector<int32_t>{2, 3, 6}));
+  for (const int32_t position : {0, 1, 4, 5, 7, 8}) {
+    EXPECT_TRUE(canvas.fixed(position));
+    EXPECT_THROW(canvas.commit(position, 2, 0.5f), InternalError);
+    EXPECT_THROW(canvas.edit(position, 2, 0.5f), InternalError);
+  }
+  canvas.commit(2, 7, 0.5f);
+  canvas.commit(3, 7, 0.5f);
+  EXPECT_EQ(canvas.final_end(), 6) << "fixed text behind a finished hole is final";
+  canvas.fill_after(3);
+  EXPECT_EQ(canvas.tokens()[6], 7);
+  EXPECT_EQ(canvas.tokens()[4], 4) << "filling leaves fixed tokens alone";
+  EXPECT_EQ(canvas.tokens()[8], 6);
+  EXPECT_EQ(canvas.masked_count(), 0);
+}
+
+TEST(Canvas, AnAnswerBeginsWithAHole) {
+  const std::vector<int32_t> prompt = {1};
+  EXPECT_THROW(Canvas(prompt, std::vector<int32_t>{}, kMask), InternalError);
+  EXPECT_THROW(Canvas(prompt, std::vector<int32_t>{3, -1}, kMask), InternalError);
+  EXPECT_THROW(Canvas(prompt, std::vector<int32_t>{-1, -2}, kMask), InternalError);
+}
+
 }  // namespace
 }  // namespace pydllm::decode

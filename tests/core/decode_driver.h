@@ -16,6 +16,8 @@ struct DriverRequest {
   uint64_t seed = 0;
   int32_t block_length = 5;  // of the model, for an algorithm of block-causal ones
   std::vector<int32_t> eos_token_ids = {};
+  std::vector<int32_t> rest =
+      {};  // infilling: what follows the prompt, -1 in holes; max_tokens counts for nothing then
 };
 
 using StatsOf = std::function<RowStats(int32_t position, int32_t forward)>;
@@ -29,6 +31,11 @@ inline std::vector<int32_t> visible(const Canvas& canvas) {
   return out;
 }
 
+inline Canvas make_canvas(const DriverRequest& request, int32_t model_block, Finality finality) {
+  if (!request.rest.empty()) return {request.prompt, request.rest, request.mask_id};
+  return {request.prompt, request.max_tokens, request.mask_id, model_block, finality};
+}
+
 // One request with its canvas and decoding state.
 struct Driver {
   Driver(const DriverRequest& request, std::string_view algorithm_name, const ParamMap& given)
@@ -36,13 +43,14 @@ struct Driver {
         params(check_params(algorithm, given)),
         eos_token_ids(request.eos_token_ids),
         model_block(algorithm.attention == AttentionKind::kBlockCausal ? request.block_length : 0),
-        canvas(request.prompt, request.max_tokens, request.mask_id, model_block, algorithm.finality),
+        canvas(make_canvas(request, model_block, algorithm.finality)),
         decoding(algorithm.begin({.prompt_length = static_cast<int32_t>(request.prompt.size()),
-                                  .max_tokens = request.max_tokens,
+                                  .max_tokens = canvas.answer_end() - canvas.prompt_length(),
                                   .block_length = model_block,
                                   .seed = request.seed,
                                   .eos_token_ids = eos_token_ids,
-                                  .params = &params})) {}
+                                  .params = &params,
+                                  .fixed = canvas.fixed_in_answer()})) {}
 
   bool done() const { return decoding->done(canvas); }
 

@@ -59,6 +59,11 @@ TEST(EngineValidation, RefusesEveryBadFieldByName) {
       {"sampling.max_tokens", [](Request& r) { r.max_tokens = std::numeric_limits<int32_t>::max(); }},
       {"sampling.max_tokens", [](Request& r) { r.prompt.resize(200, 1); }},
       {"sampling.max_tokens", [](Request& r) { r.max_tokens = 96; }},  // 97 tokens, 96 in all pages
+      {"canvas", [](Request& r) { r.rest = {7, -1}, r.max_tokens = 1; }},
+      {"canvas", [](Request& r) { r.rest = {-1, 7, -1}, r.max_tokens = 1; }},
+      {"canvas", [](Request& r) { r.rest = {-1, 61}, r.max_tokens = 1; }},
+      {"canvas", [](Request& r) { r.rest = {-1, -2}, r.max_tokens = 1; }},
+      {"canvas", [](Request& r) { r.rest.assign(200, 7), r.rest[0] = -1, r.max_tokens = 1; }},
       {"sampling.temperature", [nan](Request& r) { r.temperature = nan; }},
       {"sampling.temperature", [infinity](Request& r) { r.temperature = infinity; }},
       {"sampling.temperature", [](Request& r) { r.temperature = -0.1f; }},

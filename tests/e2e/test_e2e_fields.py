@@ -119,7 +119,15 @@ TEXT_CASES = {
     "echo": Case(True, lambda a: a.text() == SUM + text_of(a.before)),
     "logprobs": Case(1, lambda a: bool(a.choice()["logprobs"]["token_logprobs"])),
     "stop": Case(["Z"], lambda a: "Z" not in a.text(), {**RANDOM, "seed": 1}),
-    "suffix": Case(" done"),
+    "suffix": Case(
+        " = 42",  # more to read, and a hole that is filled where the prompt alone ends at once
+        lambda a: (
+            a.reply.json()["usage"]["prompt_tokens"] > a.before.json()["usage"]["prompt_tokens"]
+            and tokens(8)(a)
+            and differs(a)
+        ),
+        {"max_tokens": 8, "ignore_eos": False},
+    ),
 }
 TABLES: dict[str, tuple[Json, dict[str, Case]]] = {
     "chat/completions": ({"messages": CHAT}, CHAT_CASES),

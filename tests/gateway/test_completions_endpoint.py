@@ -182,6 +182,28 @@ async def test_suffix_needs_max_tokens_and_an_empty_one_is_none(client: httpx.As
     assert engine.generate_requests[-1].WhichOneof("input") == "prompt"
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("canvas", "suffix"),
+        ("canvas.segments", "prompt"),
+        ("canvas.segments[0].text", "prompt"),
+        ("canvas.segments[0].token_ids.ids[3]", "prompt[3]"),
+        ("canvas.segments[1].mask_length", "max_tokens"),
+        ("canvas.segments[2].text", "suffix"),
+    ],
+)
+async def test_errors_of_a_canvas_name_the_field_it_came_from(
+    client: httpx.AsyncClient, engine: FakeEngine, path: str, name: str
+) -> None:
+    engine.failures["Generate"] = Fail(
+        grpc.StatusCode.INVALID_ARGUMENT, f"{path}: expected less", "INVALID_FIELD", (path,)
+    )
+    answer = await complete(client, suffix=" tail", max_tokens=5)
+    refused(answer, name)
+    assert answer.json()["error"]["message"] == f"{name}: expected less"
+
+
 async def test_best_of_may_only_repeat_n(client: httpx.AsyncClient) -> None:
     assert (await complete(client, n=3, best_of=3)).status_code == 200
     refused(await complete(client, n=2, best_of=3), "best_of")

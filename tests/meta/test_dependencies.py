@@ -22,10 +22,11 @@ CPP = {
 }
 
 # Module prefix -> prefixes of our own modules it may import beside itself. The first matching entry counts.
-COMMON = {"pydllm.errors", "pydllm.params", "pydllm.outputs"}
+COMMON = {"pydllm.errors", "pydllm.params", "pydllm.outputs", "pydllm.canvas"}
 PYTHON = {
     "pydllm.errors": set(),
     "pydllm.params": {"pydllm.errors"},
+    "pydllm.canvas": {"pydllm.errors", "pydllm.params"},
     "pydllm.outputs": {"pydllm._core"},
     "pydllm.console": set(),
     "pydllm.addresses": set(),

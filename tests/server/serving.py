@@ -21,6 +21,7 @@ from pydllm_proto.v1 import (
 )
 
 import pydllm.checkpoint
+from pydllm.canvas import CanvasIds
 from pydllm.errors import EngineStoppedError, RequestCancelledError
 from pydllm.server.app import App
 from pydllm.server.config import ServerConfig
@@ -135,7 +136,7 @@ class ScriptedEngine:
         )
         self.script: list[Any] = [(0, event("started")), (0, event("finished"))]
         self.waiting = 0
-        self.prompt: list[int] = []
+        self.prompt: Any = []
         self.sampling: Any = None
         self.diffusion: Any = None
         self.deadline_seconds: float | None = None
@@ -146,9 +147,13 @@ class ScriptedEngine:
         self.at_gate = asyncio.Event()
         self.aborted = asyncio.Event()
 
-    def prepare(self, prompt_ids: list[int], sampling: Any = None, diffusion: Any = None) -> Any:
+    def prepare(self, prompt_ids: Any, sampling: Any = None, diffusion: Any = None) -> Any:
         self.prompt, self.sampling, self.diffusion = prompt_ids, sampling, diffusion
+        canvas = isinstance(prompt_ids, CanvasIds)
         return SimpleNamespace(
+            prompt=prompt_ids.lay_out()[0] if canvas else prompt_ids,
+            prompt_tokens=prompt_ids.length - prompt_ids.holes if canvas else len(prompt_ids),
+            generated=int,
             seeds=tuple(range(sampling.n or 1)),
             stop=sampling.stop,
             include_stop=bool(sampling.include_stop),

@@ -12,6 +12,7 @@ from pydllm_proto.v1 import generation_service_pb2 as pb
 from pydllm_proto.v1 import types_pb2
 from serving import Client, block, event, refused
 
+from pydllm.canvas import Hole
 from pydllm.server import convert, fields
 
 if TYPE_CHECKING:
@@ -77,6 +78,14 @@ def message(**values: Any) -> Build:
     return build
 
 
+def canvas(*segments: types_pb2.CanvasInput.Segment) -> Build:
+    return lambda request: request.canvas.segments.extend(segments)
+
+
+Segment = types_pb2.CanvasInput.Segment
+THREE, HOLE = Segment(token_ids=types_pb2.TokenIds(ids=[1, 2, 3])), Segment(mask_length=4)
+
+
 def set_kwargs(request: pb.GenerateRequest) -> None:
     chat()(request)
     request.chat.template_kwargs.update({"mood": "calm"})
@@ -112,6 +121,25 @@ CASES: dict[str, tuple[Build, Check]] = {
     "chat.messages.content": (message(content="hi"), rendered("<assistant|hi|null|>GO")),
     "chat.messages.tool_calls_json": (message(tool_calls_json="[1]"), rendered("<assistant||[1]|>GO")),
     "chat.messages.tool_call_id": (message(tool_call_id="c7"), rendered("<assistant||null|c7>GO")),
+    "canvas.segments.text": (
+        canvas(Segment(text="12 + "), HOLE, Segment(text=" = 42")),
+        lambda seen, _, tokenizer: (
+            getattr(seen.prompt, "segments", None)
+            == (
+                tuple(tokenizer.encode("12 + ", add_special_tokens=True)),
+                Hole(4),
+                tuple(tokenizer.encode(" = 42", add_special_tokens=False)),
+            )
+        ),
+    ),
+    "canvas.segments.token_ids.ids": (
+        canvas(THREE, HOLE),
+        lambda seen, out, _: getattr(seen.prompt, "segments", ())[:1] == ((1, 2, 3),) and out.usage.prompt_tokens == 3,
+    ),
+    "canvas.segments.mask_length": (
+        canvas(THREE, HOLE, THREE, Segment(mask_length=2)),
+        lambda seen, *_: getattr(seen.prompt, "segments", ())[1::2] == (Hole(4), Hole(2)),
+    ),
     "sampling.temperature": (sampling(temperature=0.0), sampled("temperature", 0.0)),
     "sampling.top_p": (sampling(top_p=0.9), sampled("top_p", 0.9)),
     "sampling.top_k": (sampling(top_k=40), sampled("top_k", 40)),
@@ -196,12 +224,7 @@ def constraint(request: pb.GenerateRequest) -> None:
     request.constraint.json_object = True
 
 
-def canvas(request: pb.GenerateRequest) -> None:
-    request.canvas.segments.add().mask_length = 3
-
-
 REFUSED_CASES: dict[str, tuple[Build, Build | None]] = {
-    "canvas": (canvas, None),
     "diffusion.cache_refresh_interval": (
         diffusion(cache_refresh_interval=4),
         diffusion(cache_refresh_interval=0),

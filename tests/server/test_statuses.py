@@ -187,6 +187,29 @@ async def test_a_request_without_input_is_refused(demo: Client) -> None:
     assert (await refused(demo.generation.StreamGenerate(pb.StreamGenerateRequest()))).fields == ["request.prompt"]
 
 
+Segment = types_pb2.CanvasInput.Segment
+
+
+@pytest.mark.parametrize(
+    ("segments", "path"),
+    [
+        ([], "canvas.segments"),
+        ([Segment(text="a")], "canvas.segments"),
+        ([Segment(text="a"), Segment()], "canvas.segments[1]"),
+        ([Segment(text="a"), Segment(mask_length=0)], "canvas.segments[1].mask_length"),
+        ([Segment(mask_length=4), Segment(text="a")], "canvas.segments"),
+        ([Segment(token_ids=types_pb2.TokenIds(ids=[VOCABULARY])), Segment(mask_length=4)], "canvas.segments[0]"),
+        ([Segment(text="a"), Segment(mask_length=2**32 - 1)], "canvas.segments[1].mask_length"),
+        ([Segment(text="a"), Segment(mask_length=2**31 - 1)], "canvas"),
+    ],
+)
+async def test_canvases_that_cannot_be_filled_are_refused(segments: list[Segment], path: str, demo: Client) -> None:
+    request = pb.GenerateRequest(canvas=types_pb2.CanvasInput(segments=segments))
+    error = await refused(demo.generation.Generate(request))
+    assert error.code is Code.INVALID_ARGUMENT
+    assert error.fields[0].startswith(path)
+
+
 async def test_unknown_models_are_not_found_everywhere(demo: Client) -> None:
     calls = [
         demo.generation.Generate(pb.GenerateRequest(model="gpt", prompt="x")),

@@ -365,6 +365,29 @@ async def test_the_echoed_prompt_is_the_beginning_of_the_output(demo: Client) ->
         assert blocks[1].token_offset == len(blocks[0].token_ids) == unary.usage.prompt_tokens
 
 
+async def test_a_canvas_streams_its_unary_answer_behind_the_echoed_text(demo: Client) -> None:
+    segment = types_pb2.CanvasInput.Segment
+    request = stream_request(pb.STREAM_MODE_SNAPSHOTS, n=2, temperature=1.0, seed=1)
+    request.request.canvas.segments.extend(
+        [segment(text="Solve: 12"), segment(mask_length=5), segment(token_ids=types_pb2.TokenIds(ids=[40]))]
+    )
+    request.request.canvas.segments.extend([segment(mask_length=3), segment(text=" = 42")])
+    request.request.output.echo = True
+    messages = await collect(demo, request)
+    unary = await demo.generation.Generate(request.request)
+    assert unary.usage.completion_tokens == 2 * 8
+    assert unary.usage == messages[-1].usage
+    for whole in unary.candidates:
+        blocks = [m.block_appended for m in messages if m.candidate_index == whole.index]
+        assert whole.text.startswith("Solve: 12")
+        assert "".join(part.text for part in blocks) == whole.text
+        assert [token for part in blocks for token in part.token_ids] == list(whole.token_ids)
+        before = next(part for part in blocks if part.token_ids)
+        assert before.text == "Solve: 12"
+        assert len(whole.token_ids) == len(before.token_ids) + 9
+        assert unary.usage.prompt_tokens > len(before.token_ids) + 1
+
+
 async def test_statistics_come_only_when_asked_for(demo: Client) -> None:
     request = stream_request(max_tokens=8)
     request.request.ClearField("output")

@@ -59,7 +59,20 @@ def _call(body: CompletionBody, base: pb.GenerateRequest, name: str, prompt: Pro
         request.prompt_token_ids.ids.extend(prompt)
         request.prompt_token_ids.SetInParent()
     field = "prompt" if index is None else f"prompt[{index}]"
-    return Call(request=request, names={**fields.NAMES, "prompt": field, "prompt_token_ids": field})
+    names = {**fields.NAMES, "prompt": field, "prompt_token_ids": field}
+    return Call(request=request, names=names | _canvas_names(field) if body.suffix else names)
+
+
+def _canvas_names(prompt: str) -> dict[str, str]:
+    """Where the segments of _fill_canvas come from."""
+    segment = "canvas.segments[{}].{}".format
+    return {
+        "canvas.segments": prompt,  # nothing before the hole
+        segment(0, "text"): prompt,
+        segment(0, "token_ids.ids"): prompt,
+        segment(1, "mask_length"): "max_tokens",
+        segment(2, "text"): "suffix",
+    }
 
 
 def _fill_canvas(request: pb.GenerateRequest, body: CompletionBody, prompt: Prompt) -> None:
