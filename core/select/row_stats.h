@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 namespace pydllm {
 
@@ -22,6 +23,8 @@ struct RowStats {
   float top1_probability = 0;
   int32_t top2 = -1;  // next allowed id; -1 when the vocabulary allows only one
   float top2_probability = 0;
+  int32_t text = -1;  // most probable allowed id that RowSampling::controls does not hold; -1 when there is none
+  float text_probability = 0;
   float log_sum_exp = 0;
   float entropy = 0;       // ln z - s/z with z = sum e^(x-m), s = sum (x-m) e^(x-m)
   bool finite = false;     // every logit of the row is finite; the other fields mean nothing otherwise
@@ -37,6 +40,8 @@ struct RowSampling {
   uint32_t step = 0;      // forward pass of the request, 0-based
   uint32_t position = 0;  // absolute position in the canvas
   bool filtered = false;  // whether RowStats::filtered is wanted
+  // Ids that are allowed and yet no text, ascending (LLaDA2.2: DELETE and SPLIT); outlives the call.
+  std::span<const int32_t> controls = {};
 };
 
 }  // namespace pydllm
