@@ -295,7 +295,7 @@ TEST(BlockCache, StepsOfAnOpenSubBlockFeedItAlone) {
   Client client(behaviour);
   EXPECT_TRUE(client.run(ask_sub_blocks(std::vector<int32_t>(8, 5), 8, true, 1.0)).ended());
   EXPECT_EQ(all, (std::vector<Fed>{{0, 16, true},  // the first token
-                                   {7, 16, true},  // its block once more, for K/V that saw it; row 8 is scored
+                                   {8, 16, true},  // its block once more, for K/V that saw it
                                    {8, 12, true},
                                    {8, 12, true},
                                    {8, 16, true},  // the second sub-block's first token is a mask
@@ -359,15 +359,15 @@ std::vector<int32_t> original_block_cache(Model& model, const Request& request, 
 TEST(BlockCache, AnswersAreThoseOfTheOriginalsLoop) {
   const TinyLlada checkpoint;
   int different = 0;
-  for (int32_t i = 0; i < 10; ++i) {
+  for (int32_t i = 0; i < 12; ++i) {
     std::vector<int32_t> prompt;
-    for (int32_t k = 0; k < 8 * (1 + i % 3); ++k) prompt.push_back((11 * k + 5 * i) % 60);
-    BlockCausalLlada reference(checkpoint.load(DType::kF32), 8, true);
-    const Request request = ask_sub_blocks(prompt, 24, true, .05);
-    Client client(std::make_unique<BlockCausalLlada>(checkpoint.load(DType::kF32), 8, true), fake_options());
+    for (int32_t k = 0; k < 16 * (1 + i % 3); ++k) prompt.push_back((11 * k + 5 * i) % 60);
+    BlockCausalLlada reference(checkpoint.load(DType::kF32), 16, true);
+    const Request request = ask_sub_blocks(prompt, 48, true, .9);
+    Client client(std::make_unique<BlockCausalLlada>(checkpoint.load(DType::kF32), 16, true), fake_options());
     const std::vector<int32_t> tokens = client.run(request).tokens();
-    EXPECT_EQ(tokens, original_block_cache(reference, request, 8, 4, .05f)) << i;
-    different += tokens != client.run(ask_sub_blocks(prompt, 24, false, .05)).tokens();
+    EXPECT_EQ(tokens, original_block_cache(reference, request, 16, 4, .9f)) << i;
+    different += tokens != client.run(ask_sub_blocks(prompt, 48, false, .9)).tokens();
   }
   EXPECT_GT(different, 0) << "else the cache is no approximation and these tests compare nothing";
 }
