@@ -106,6 +106,13 @@ TEST(Levenshtein, AMaskThatIsDeletedOrSplitIsNoOriginalAnyMore) {
       << "the mask that stood there stays behind the new one";
 }
 
+TEST(Levenshtein, MasksThatEditsPutInAreFilledTogether) {
+  Driver driver = one_block({}, params_of("cumulative"));
+  EXPECT_EQ(step(driver, {{{1, .9f}, {2, .9f}, {0, .9f}, {1, .9f}}}), (Tokens{1, 2, 0, 1}));
+  EXPECT_EQ(step(driver, {{{kSplit, .9f}, {kSplit, .9f}, {0, .9f}, {1, .9f}}}), (Tokens{M, 1, M, 2}));
+  EXPECT_EQ(step(driver, {{{0, .1f}, {1, .9f}, {0, .2f}, {2, .9f}}}), (Tokens{0, 1, 0, 2}));
+}
+
 TEST(Levenshtein, AnOscillationIsLeftByTheLeastSureSlotsSecondChoice) {
   Driver driver = one_block({}, params_of("cumulative", 8));
   const auto all = [](int32_t token) {
