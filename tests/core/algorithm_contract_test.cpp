@@ -213,12 +213,11 @@ struct Outcome {
   int32_t idle_forwards = 0;  // committed nothing
 };
 
-// Of a block whose slots move: until the masks it began with are filled, the steps after that, and its cap.
+// Of a block whose slots move. In mode reference a mask may be split for ever, up to the cap.
 int32_t most_steps_with_moves(const Driver& driver, const Blocks& blocks) {
-  const bool scheduled = text(driver, "mode", "reference") == "reference";
-  const int64_t filling = scheduled ? given(driver, "steps_per_block", 32) + 1 : blocks.length;
-  const int64_t steps = filling + given(driver, "max_post_edit_steps", 16) + 1;
-  return static_cast<int32_t>(std::min(steps, given(driver, "max_steps_per_block", 1000)));
+  const int64_t cap = given(driver, "max_steps_per_block", 1000);
+  if (text(driver, "mode", "reference") == "reference") return static_cast<int32_t>(cap);
+  return static_cast<int32_t>(std::min(cap, blocks.length + given(driver, "max_post_edit_steps", 16) + 1));
 }
 
 // steps is at most 2 * max_tokens + 2 in these cases, caps are at most one forward per token.
