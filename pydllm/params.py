@@ -104,7 +104,7 @@ class DiffusionParams:
     entropy_threshold: float | None = None
     """In nats."""
     cache: str | None = None
-    """K/V window of full-attention models, an approximation: "none" (exact), "prefix" or "dual"."""
+    """K/V window of full-attention models, an approximation: "none" (exact), "prefix", "dual" or "delayed"."""
     allow_edits: bool | None = None
     """Whether written tokens may be replaced while their block is open."""
     edit_threshold: float | None = None

@@ -42,6 +42,8 @@ EngineOptions to_options(py::handle values) {
   reader.read("pages", options.pages);
   reader.read("max_logit_rows", options.max_logit_rows);
   reader.read("mask_token_id", options.mask_token_id);
+  reader.read("delete_token_id", options.delete_token_id);
+  reader.read("split_token_id", options.split_token_id);
   reader.read("debug_checks", options.debug_checks);
   reader.finish();
   return options;

@@ -73,10 +73,17 @@ void bind_algorithm(py::module_& module) {
 }
 
 void bind_architecture(py::module_& module) {
+  py::class_<AlgorithmDefault>(module, "AlgorithmDefault")
+      .def_readonly("algorithm", &AlgorithmDefault::algorithm)
+      .def_readonly("param", &AlgorithmDefault::param)
+      .def_readonly("value", &AlgorithmDefault::value);
   py::class_<Architecture>(module, "ArchitectureInfo")
       .def_readonly("name", &Architecture::name)
       .def_readonly("default_algorithm", &Architecture::default_algorithm)
-      .def_property_readonly("algorithms", [](const Architecture& self) { return strings(self.algorithms); });
+      .def_property_readonly("algorithms", [](const Architecture& self) { return strings(self.algorithms); })
+      .def_property_readonly("defaults", [](const Architecture& self) {
+        return std::vector<AlgorithmDefault>(self.defaults.begin(), self.defaults.end());
+      });
 }
 
 std::vector<const Algorithm*> all_algorithms() {

@@ -26,8 +26,9 @@ struct ForwardPlan {
   int32_t query_end = 0;
   std::vector<int32_t> rows;  // positions of the window whose statistics are wanted, ascending; may be empty
   bool filtered = false;      // RowStats::filtered is wanted, too
-  // Full attention: outside the window the K/V of this request's earlier forwards are seen as they are, although tokens
-  // have changed since: an approximation. The first forward covers the canvas.
+  // Outside the window the K/V of this request's earlier forwards are seen as they are, although tokens have changed
+  // since: an approximation. With full attention the first forward covers the canvas; with block-causal attention the
+  // window is a part of one block that an earlier forward fed whole.
   bool stale_context = false;
   bool guided = false;       // also run the canvas with every fixed position masked ...
   float guidance_scale = 0;  // ... and combine: uncond + (scale + 1) * (cond - uncond)
@@ -82,7 +83,10 @@ struct DecodeRequest {
   int32_t block_length = 0;  // of the block-causal model; 0 for full attention
   uint64_t seed = 0;
   std::span<const int32_t> eos_token_ids = {};  // outlives the Decoding; empty: nothing ends the answer early
+  int32_t delete_token_id = -1;  // control tokens of a model that edits by them (LLaDA2.2); -1: it has none
+  int32_t split_token_id = -1;
   const ParamMap* params = nullptr;
+  const ParamMap* defaults = nullptr;  // of the model's family, checked likewise; elsewhere the table's apply
   // Infilling: [max_tokens], not 0 where the answer's token is given. Empty: nowhere. Only begin() reads it.
   std::span<const uint8_t> fixed = {};
 };

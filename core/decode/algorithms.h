@@ -16,6 +16,7 @@ extern const Algorithm kDream;
 extern const Algorithm kRnd1Entropy;
 extern const Algorithm kLowConfidenceDecoding;
 extern const Algorithm kJointThreshold;
+extern const Algorithm kLevenshtein;
 extern const Algorithm kSdar;
 extern const Algorithm kMultiBlock;
 extern const Algorithm kFastDllmV2;

@@ -1,6 +1,7 @@
 #include "decode/block_causal_decoding.h"
 
 #include <algorithm>
+#include <tuple>
 
 #include "base/check.h"
 
@@ -13,12 +14,11 @@ BlockCausalDecoding::BlockCausalDecoding(const DecodeRequest& request) : block_l
 
 void BlockCausalDecoding::plan(const Canvas& canvas, ForwardPlan& plan) {
   window_end_ = next_window_end(canvas);
-  plan.query_begin = block_begin();
-  plan.query_end = window_end_;
   rows_.clear();
   add_rows(canvas, rows_);
   plan.rows = rows_;
-  plan.stale_context = false;
+  std::tie(plan.query_begin, plan.query_end) = fed(canvas, rows_);
+  plan.stale_context = plan.query_begin > block_begin() || plan.query_end < window_end_;
   plan.guided = false;
   plan.guidance_scale = 0;
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "decode/algorithm.h"
@@ -37,6 +38,11 @@ class BlockCausalDecoding : public Decoding {
   virtual int32_t next_window_end(const Canvas& /*canvas*/) { return block_end(); }
   // Appends the positions whose statistics decide; by default the masked ones of the window.
   virtual void add_rows(const Canvas& canvas, std::vector<int32_t>& rows) const;
+  // The positions that are fed, [first, second): the window, or a part of one block that an earlier forward fed whole.
+  // Called once for each plan, after add_rows().
+  virtual std::pair<int32_t, int32_t> fed(const Canvas& /*canvas*/, std::span<const int32_t> /*rows*/) {
+    return {block_begin(), window_end_};
+  }
   // stats[i] belongs to rows[i]; all are finite.
   virtual void write(std::span<const int32_t> rows, std::span<const RowStats> stats, Canvas& canvas) = 0;
 

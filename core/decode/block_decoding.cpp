@@ -67,7 +67,7 @@ void BlockDecoding::plan(const Canvas& canvas, ForwardPlan& plan) {
   extend(plan);
 }
 
-void BlockDecoding::set_window(const Canvas& canvas, ForwardPlan& plan) const {
+void BlockDecoding::set_window(const Canvas& canvas, ForwardPlan& plan) {
   plan.stale_context = cache_ != WindowCache::kNone && walk_.step() > 0;
   plan.query_begin = plan.stale_context ? walk_.begin() : 0;
   plan.query_end = plan.stale_context && cache_ == WindowCache::kDual ? walk_.end() : canvas.length();

@@ -122,10 +122,12 @@ class BlockDecoding : public Decoding {
   virtual int32_t eligible_end(const Canvas& /*canvas*/) { return walk_.end(); }
   // What follows from the writes of a forward.
   virtual void settle(Canvas& /*canvas*/) {}
+  // Sets what the forward feeds: query_begin, query_end, stale_context. Called once for each plan, after
+  // eligible_end().
+  virtual void set_window(const Canvas& canvas, ForwardPlan& plan);
   // Adds what this algorithm wants of the forward beyond the eligible rows.
   virtual void extend(ForwardPlan& /*plan*/) const {}
 
-  void set_window(const Canvas& canvas, ForwardPlan& plan) const;
   bool block_finished(const Canvas& canvas) const;
   void skip_finished_blocks(const Canvas& canvas);
   void rank(std::span<const RowStats> stats);

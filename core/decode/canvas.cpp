@@ -96,6 +96,18 @@ void Canvas::edit(int32_t position, int32_t token, float confidence) {
   write(position, token, confidence);
 }
 
+void Canvas::remask(int32_t position) {
+  check(finality_ == Finality::kSettled, "canvas: tokens are final when they are written");
+  check(final_end_ <= position && position < length() && !masked(position), "canvas: position ", position,
+        " holds no token that may be masked");
+  const auto at = static_cast<size_t>(position);
+  tokens_[at] = mask_token_id_;
+  confidences_[at] = 0.0f;
+  masked_[at] = 1;
+  ++masked_count_;
+  first_change_ = std::min(first_change_, position);
+}
+
 void Canvas::settle(int32_t end) {
   check(finality_ == Finality::kSettled, "canvas: tokens are final when they are written");
   check(final_end_ <= end && end <= unmasked_end(), "canvas: positions before ", end, " cannot be settled");

@@ -59,6 +59,9 @@ class Canvas {
   // Overwrites a generated token that is not final; InternalError if the position is masked, final or fixed, or the id
   // is the mask.
   void edit(int32_t position, int32_t token, float confidence);
+  // Finality::kSettled: masks a generated token again that is not final; InternalError if the position is masked, final
+  // or of the prompt.
+  void remask(int32_t position);
   // Finality::kSettled: makes the positions before `end` final; InternalError if one of them is masked.
   void settle(int32_t end);
 

@@ -24,6 +24,11 @@ constexpr ParamSpec kParams[] = {
      .minimum = 1,
      .maximum = 1e6,
      .help = "positions of a block that are denoised together; more than the block means all of it"},
+    {.name = "block_cache",
+     .alias = "use_block_cache",
+     .type = ParamType::kBool,
+     .default_value = "false",
+     .help = "true: steps of a sub-block whose first token is known feed the sub-block only; an approximation"},
 };
 
 class FastDllmV2 final : public BlockCausalDecoding {
@@ -32,7 +37,8 @@ class FastDllmV2 final : public BlockCausalDecoding {
       : BlockCausalDecoding(request),
         threshold_(static_cast<float>(values.number("confidence_threshold"))),
         sub_block_length_(
-            static_cast<int32_t>(std::min<int64_t>(values.integer("sub_block_length"), request.block_length))) {}
+            static_cast<int32_t>(std::min<int64_t>(values.integer("sub_block_length"), request.block_length))),
+        block_cache_(values.boolean("block_cache")) {}
 
  private:
   // The first token of a block alone: it is what the row before the block predicts, and the others are to see it.
@@ -43,12 +49,26 @@ class FastDllmV2 final : public BlockCausalDecoding {
     }
   }
 
+  // A sub-block alone, once a forward that saw the block's first token has fed the block. While the sub-block's first
+  // token is a mask all is fed: with shifted logits the position before the sub-block predicts it.
+  std::pair<int32_t, int32_t> fed(const Canvas& canvas, std::span<const int32_t> rows) override {
+    const int32_t offset = (rows.front() - block_begin()) / sub_block_length_ * sub_block_length_;
+    const int32_t begin = block_begin() + offset, end = std::min(begin + sub_block_length_, block_end());
+    const bool alone = block_cache_ && stored_block_ == block_begin() && !canvas.masked(begin);
+    stores_ = !alone && !canvas.masked(block_begin());
+    return alone ? std::pair(begin, end) : std::pair(block_begin(), block_end());
+  }
+
   void write(std::span<const int32_t> rows, std::span<const RowStats> stats, Canvas& canvas) override {
+    if (stores_) stored_block_ = block_begin();
     commit_confident(rows, stats, threshold_, 1, canvas);
   }
 
   float threshold_;  // single precision like the confidences
   int32_t sub_block_length_;
+  bool block_cache_;
+  bool stores_ = false;        // whether the planned forward feeds the whole block, first token included
+  int32_t stored_block_ = -1;  // begin of the block whose K/V such a forward wrote
 };
 
 std::unique_ptr<Decoding> begin(const DecodeRequest& request) {

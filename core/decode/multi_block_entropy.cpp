@@ -2,6 +2,7 @@
 // decoded by entropy in the same forward.
 #include <algorithm>
 
+#include "base/check.h"
 #include "decode/algorithms.h"
 #include "decode/block_decoding.h"
 #include "decode/comparison.h"
@@ -11,6 +12,7 @@ namespace {
 
 constexpr std::string_view kAliases[] = {"FullAttnMultiBlock", "d3llm"};
 constexpr std::string_view kForceScopes[] = {"all", "first"};
+constexpr std::string_view kCaches[] = {"none", "delayed"};
 
 constexpr ParamSpec kParams[] = {
     {.name = "entropy_threshold",
@@ -44,6 +46,78 @@ constexpr ParamSpec kParams[] = {
      .help = "a block may be forced once this share of the one before it is committed; the first unfinished block, the "
              "only one ever forced, passes any value"},
     kBlockLengthParam,
+    {.name = "cache",
+     .alias = "",
+     .type = ParamType::kChoice,
+     .default_value = "none",
+     .choices = kCaches,
+     .help = "delayed: leading blocks that stay complete for a while are fed no more; an approximation"},
+    {.name = "cache_delay_iter",
+     .alias = "",
+     .type = ParamType::kInt,
+     .default_value = "2",
+     .minimum = 1,
+     .maximum = 1e6,
+     .help = "cache delayed: forwards from the one that finds a block complete to the last one that feeds it"},
+    {.name = "refresh_interval",
+     .alias = "",
+     .type = ParamType::kInt,
+     .default_value = "10000",
+     .minimum = 1,
+     .maximum = 1e6,
+     .help = "cache delayed: every so many forwards all positions are fed"},
+};
+
+// What leading part of the canvas is fed no more. One length says it: [0, kept) keeps the K/V of the last forward that
+// fed it. The prompt is the first block.
+class DelayedCache {
+ public:
+  DelayedCache(const DecodeRequest& request, const ParamValues& values)
+      : prompt_length_(request.prompt_length),
+        block_length_(values.integer("block_length")),
+        enabled_(values.choice("cache") == "delayed"),
+        delay_(values.integer("cache_delay_iter")),
+        interval_(values.integer("refresh_interval")) {
+    for (const std::string_view name : {"cache_delay_iter", "refresh_interval"}) {
+      if (enabled_ || !values.given(name)) continue;
+      throw InvalidRequest(param_field(name), format(name, ": expected with cache delayed only, got cache none"));
+    }
+  }
+
+  // Where the window of this forward begins, 1-based; once for each, in order.
+  int32_t window_begin(const Canvas& canvas, int64_t forward) {
+    if (!enabled_) return 0;
+    const int32_t kept = kept_;
+    const bool waiting = keep_what_is_due(canvas, forward);
+    if (kept_ > kept) return kept;  // fed for the last time
+    return waiting || forward % interval_ == 0 ? 0 : kept;
+  }
+
+ private:
+  int32_t block_end(const Canvas& canvas) const {
+    return static_cast<int32_t>(std::min<int64_t>(canvas.length(), prompt_length_ + blocks_kept_ * block_length_));
+  }
+
+  // Whether the next block to keep is complete and not due yet: then earlier K/V are renewed along with its own.
+  bool keep_what_is_due(const Canvas& canvas, int64_t forward) {
+    while (kept_ < canvas.length() && canvas.masked_count(kept_, block_end(canvas)) == 0) {
+      if (completed_at_ < 0) completed_at_ = blocks_kept_ == 0 ? 0 : forward;
+      if (forward - completed_at_ < delay_) return true;
+      kept_ = block_end(canvas);
+      ++blocks_kept_;
+      completed_at_ = -1;
+    }
+    return false;
+  }
+
+  int64_t prompt_length_;
+  int64_t block_length_;
+  bool enabled_;
+  int64_t delay_;
+  int64_t interval_;
+  int32_t kept_ = 0;           // from the next forward on
+  int64_t blocks_kept_ = 0;    // the prompt included
+  int64_t completed_at_ = -1;  // the forward that found the next block complete; -1: none has
 };
 
 class MultiBlockEntropy final : public BlockDecoding {
@@ -55,6 +129,7 @@ class MultiBlockEntropy final : public BlockDecoding {
         comparison_(parse_comparison(values.choice("comparison"))),
         force_all_(values.choice("force_scope") == "all"),
         block_add_threshold_(values.number("block_add_threshold")),
+        cache_(request, values),
         eos_(request.eos_token_ids) {}
 
   Progress progress() const override {
@@ -72,6 +147,16 @@ class MultiBlockEntropy final : public BlockDecoding {
       opened_before_ = forward() + 1;
     }
     return open_.end();
+  }
+
+  void set_window(const Canvas& canvas, ForwardPlan& plan) override {
+    if (windowed_before_ <= forward()) {
+      window_begin_ = cache_.window_begin(canvas, int64_t{forward()} + 1);
+      windowed_before_ = forward() + 1;
+    }
+    plan.query_begin = window_begin_;
+    plan.query_end = canvas.length();
+    plan.stale_context = window_begin_ > 0;
   }
 
   // At most one block with something to generate per forward.
@@ -107,8 +192,11 @@ class MultiBlockEntropy final : public BlockDecoding {
   select::Comparison comparison_;
   bool force_all_;
   double block_add_threshold_;
+  DelayedCache cache_;
   std::span<const int32_t> eos_;
-  uint32_t opened_before_ = 0;  // forward, exclusive, up to which blocks were opened
+  uint32_t opened_before_ = 0;    // forward, exclusive, up to which blocks were opened
+  uint32_t windowed_before_ = 0;  // likewise, up to which window_begin_ holds
+  int32_t window_begin_ = 0;
 };
 
 std::unique_ptr<Decoding> begin(const DecodeRequest& request) {
@@ -122,7 +210,7 @@ constinit const Algorithm kMultiBlockEntropy = {
     .aliases = kAliases,
     .params = kParams,
     .summary = "decodes several blocks in one forward: commits every open position whose entropy passes the threshold",
-    .source = "d3LLM (arXiv 2601.07568), generate_multi_block",
+    .source = "d3LLM (arXiv 2601.07568), generate_multi_block and its variant with a K/V cache",
     .begin = begin,
 };
 

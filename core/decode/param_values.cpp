@@ -25,6 +25,13 @@ Number parse_default(const ParamSpec& spec) {
   return value;
 }
 
+const ParamValue* value_in(const ParamMap* params, std::string_view name) {
+  if (params == nullptr) return nullptr;
+  const auto found =
+      std::ranges::find(*params, name, [](const auto& entry) -> std::string_view { return entry.first; });
+  return found == params->end() ? nullptr : &found->second;
+}
+
 void append_printable(std::string& out, char c) {
   constexpr std::string_view kHex = "0123456789abcdef";
   const auto byte = static_cast<unsigned char>(c);
@@ -59,12 +66,13 @@ const ParamSpec& ParamValues::spec(std::string_view name, ParamType type) const 
   return *found;
 }
 
+bool ParamValues::given(std::string_view name) const {
+  return value_in(given_, name) != nullptr;
+}
+
 const ParamValue* ParamValues::find(std::string_view name) const {
-  if (given_ == nullptr) return nullptr;
-  for (const auto& [key, value] : *given_) {
-    if (key == name) return &value;
-  }
-  return nullptr;
+  const ParamValue* given = value_in(given_, name);
+  return given != nullptr ? given : value_in(defaults_, name);
 }
 
 bool ParamValues::boolean(std::string_view name) const {

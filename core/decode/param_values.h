@@ -17,11 +17,15 @@ bool is_typed_param(std::string_view name);
 // 'text' on one line of printable ASCII whatever the caller sent, shortened if long.
 std::string quoted(std::string_view text);
 
-// Values of one request for one table. The table is the only place where a default is written. Asking for a name or
-// type that the table does not have is an InternalError.
+// Values of one request for one table: given, or the family's default, or the table's. Asking for a name or type that
+// the table does not have is an InternalError.
 class ParamValues {
  public:
-  ParamValues(const DecodeRequest& request, std::span<const ParamSpec> table) : given_(request.params), table_(table) {}
+  ParamValues(const DecodeRequest& request, std::span<const ParamSpec> table)
+      : given_(request.params), defaults_(request.defaults), table_(table) {}
+
+  // Whether the request itself has the parameter.
+  bool given(std::string_view name) const;
 
   int64_t integer(std::string_view name) const;
   int64_t integer_or(std::string_view name, int64_t fallback) const;  // for defaults that depend on the request
@@ -34,6 +38,7 @@ class ParamValues {
   const ParamValue* find(std::string_view name) const;
 
   const ParamMap* given_;
+  const ParamMap* defaults_;
   std::span<const ParamSpec> table_;
 };
 

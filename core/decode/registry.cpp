@@ -8,13 +8,21 @@ namespace pydllm::decode {
 namespace {
 
 constexpr const Algorithm* kAlgorithms[] = {
-    &kLladaSchedule,     &kConfidenceThreshold,
-    &kConfidenceFactor,  &kEntropyThreshold,
-    &kMultiBlockEntropy, &kNearMax,
-    &kHierarchical,      &kDream,
-    &kRnd1Entropy,       &kLowConfidenceDecoding,
-    &kJointThreshold,    &kSdar,
-    &kMultiBlock,        &kFastDllmV2,
+    &kLladaSchedule,
+    &kConfidenceThreshold,
+    &kConfidenceFactor,
+    &kEntropyThreshold,
+    &kMultiBlockEntropy,
+    &kNearMax,
+    &kHierarchical,
+    &kDream,
+    &kRnd1Entropy,
+    &kLowConfidenceDecoding,
+    &kJointThreshold,
+    &kLevenshtein,
+    &kSdar,
+    &kMultiBlock,
+    &kFastDllmV2,
 };
 
 bool answers_to(const Algorithm& algorithm, std::string_view name) {

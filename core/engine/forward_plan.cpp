@@ -15,6 +15,14 @@ void check_rows(const decode::ForwardPlan& plan) {
   }
 }
 
+void check_part_of_block(const LiveRequest& live) {
+  const auto [begin, end] = std::pair(live.plan.query_begin, live.plan.query_end);
+  const int32_t block_begin = begin / live.block_length * live.block_length,
+                block_end = block_begin + live.block_length;
+  check(end <= block_end && live.committed_end == block_begin && live.written_end >= block_end, "forward plan [", begin,
+        ", ", end, ") uses K/V of its block that are not there");
+}
+
 void check_window(const LiveRequest& live) {
   const auto [begin, end] = std::pair(live.plan.query_begin, live.plan.query_end);
   const int32_t length = live.canvas.length();
@@ -26,7 +34,7 @@ void check_window(const LiveRequest& live) {
           ") of a full-attention model must cover the canvas or use K/V that are there");
     return;
   }
-  check(!live.plan.stale_context, "stale K/V are for full attention only");
+  if (live.plan.stale_context) return check_part_of_block(live);
   check(begin % live.block_length == 0 && end % live.block_length == 0, "forward plan [", begin, ", ", end,
         ") is not made of blocks of ", live.block_length);
   check(begin <= live.canvas.final_end(), "forward plan [", begin, ", ", end, ") leaves positions that are not final");
@@ -60,7 +68,8 @@ void plan_forward(LiveRequest& live, int32_t max_batched_tokens) {
 void set_feed(LiveRequest& live, int32_t max_batched_tokens) {
   const decode::ForwardPlan& plan = live.plan;
   const int32_t needed = needed_from(live);
-  const int32_t begin = live.block_length == 0 ? needed : std::min(live.committed_end, needed);
+  const bool context_is_there = live.block_length == 0 || plan.stale_context;
+  const int32_t begin = context_is_there ? needed : std::min(live.committed_end, needed);
   live.feed = {.begin = begin, .end = plan.query_end, .denoises = true};
   if (begin == needed || live.feed_tokens() <= max_batched_tokens) return;
   const int32_t most = std::max(whole_blocks(max_batched_tokens / live.lanes, live.block_length), live.block_length);
@@ -69,6 +78,8 @@ void set_feed(LiveRequest& live, int32_t max_batched_tokens) {
 
 void keep_committed(LiveRequest& live) {
   if (live.block_length == 0) return;
+  live.written_end = std::max(live.written_end, live.feed.end);
+  if (live.plan.stale_context && live.feed.denoises) return;  // what it wrote depends on K/V of other tokens
   const int32_t unchanged = std::min({live.feed.end, live.canvas.first_change(), live.canvas.final_end()});
   live.committed_end = std::max(live.committed_end, whole_blocks(unchanged, live.block_length));
 }

@@ -15,7 +15,8 @@ void plan_forward(LiveRequest& live, int32_t max_batched_tokens);
 // max_batched_tokens, whole blocks of the latter go first, in forwards of their own.
 void set_feed(LiveRequest& live, int32_t max_batched_tokens);
 
-// After the forward and the writes that it led to: the K/V it wrote are committed as far as the ids it read are final.
+// After the forward and the writes that it led to: the K/V it wrote are committed as far as the ids it read are final;
+// those of a window that saw stale K/V never.
 void keep_committed(LiveRequest& live);
 
 }  // namespace pydllm::engine

@@ -41,7 +41,8 @@ struct LiveRequest {
   // The pages hold the K/V of [0, committed_end): a forward over the final ids of these positions wrote them. Always 0
   // with full attention, where a change anywhere changes all of them.
   int32_t committed_end = 0;
-  int32_t lanes = 1;  // sequences in a forward: 2 when guided (the second has every fixed position masked)
+  int32_t written_end = 0;  // the pages hold some forward's K/V of [0, written_end)
+  int32_t lanes = 1;        // sequences in a forward: 2 when guided (the second has every fixed position masked)
 
   // From admission on.
   bool admitted = false;
@@ -57,8 +58,12 @@ struct LiveRequest {
   int32_t reported_blocks_end = 0;     // generated offset
 
   int32_t window_length() const { return plan.query_end - plan.query_begin; }
-  // Keys that the next forward may see: with full attention every position has K/V from the first forward on.
-  int32_t visible_end() const { return block_length == 0 ? canvas.length() : feed.end; }
+  // Keys that the next forward may see: with full attention every position has K/V from the first forward on, and so
+  // has the block of which a stale window is a part.
+  int32_t visible_end() const {
+    if (block_length == 0) return canvas.length();
+    return plan.stale_context && feed.denoises ? (feed.begin / block_length + 1) * block_length : feed.end;
+  }
   int32_t feed_tokens() const { return lanes * feed.length(); }
   // Whether the next forward computes logits for the whole window instead of the plan's rows only.
   bool scores_everything() const { return request.trace && denoise_steps == 0 && feed.denoises; }

@@ -14,6 +14,9 @@ struct EngineOptions {
   int32_t pages = 0;             // K/V pages in all
   int32_t max_logit_rows = 256;  // rows of logits in memory at once
   int32_t mask_token_id = 0;
+  // Control tokens of a model that edits by them (LLaDA2.2), both or none: -1.
+  int32_t delete_token_id = -1;
+  int32_t split_token_id = -1;
   bool debug_checks = false;  // integrity check after every step, freed pages are poisoned with NaN
 };
 

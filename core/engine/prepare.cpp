@@ -1,6 +1,7 @@
 #include "engine/prepare.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <string>
 #include <utility>
@@ -202,6 +203,29 @@ decode::Canvas make_canvas(const Request& request, const decode::Algorithm& algo
   return {request.prompt, request.max_tokens, options.mask_token_id, model.block_length, algorithm.finality};
 }
 
+decode::ParamValue value_of(const decode::ParamSpec& spec, std::string_view text) {
+  if (spec.type == decode::ParamType::kBool) return text == "true";
+  if (spec.type == decode::ParamType::kChoice) return std::string(text);
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  check(error == std::errc{} && end == text.data() + text.size(), "default of ", spec.name, ": ", text);
+  return number;
+}
+
+// What the model's family has instead of the algorithm's own defaults.
+decode::ParamMap family_defaults(const decode::Algorithm& algorithm, const ModelInfo& model) {
+  decode::ParamMap params;
+  const Architecture* architecture = architecture_named(model.architecture);
+  if (architecture == nullptr) return params;
+  for (const AlgorithmDefault& entry : architecture->defaults) {
+    if (entry.algorithm != algorithm.name) continue;
+    const auto spec = std::ranges::find(algorithm.params, entry.param, &decode::ParamSpec::name);
+    check(spec != algorithm.params.end(), "default of ", model.architecture, ": no parameter ", entry.param);
+    params.emplace_back(entry.param, value_of(*spec, entry.value));
+  }
+  return decode::check_params(algorithm, params);
+}
+
 std::unique_ptr<LiveRequest> make_live(Request request, const decode::Algorithm& algorithm, const ModelInfo& model,
                                        const EngineOptions& options) {
   decode::Canvas canvas = make_canvas(request, algorithm, model, options);
@@ -210,13 +234,17 @@ std::unique_ptr<LiveRequest> make_live(Request request, const decode::Algorithm&
   check_choice(live->rules, live->request, model, options.mask_token_id);
   live->block_length = model.block_length;
   live->logit_shift = model.logit_shift;
+  const decode::ParamMap defaults = family_defaults(algorithm, model);
   live->decoding = algorithm.begin({.prompt_length = live->canvas.prompt_length(),
                                     .max_tokens = live->canvas.answer_end() - live->canvas.prompt_length(),
                                     .block_length = model.block_length,
                                     .seed = live->request.seed,
                                     .eos_token_ids = live->request.eos_token_ids,
-                                    .params = &live->request.params,
-                                    .fixed = live->canvas.fixed_in_answer()});
+                                     .delete_token_id = options.delete_token_id,
+                                     .split_token_id = options.split_token_id,
+                                     .params = &live->request.params,
+                                     .defaults = &defaults,
+                                     .fixed = live->canvas.fixed_in_answer()});
   return live;
 }
 
@@ -231,6 +259,21 @@ void check_memory(const LiveRequest& live, const ModelInfo& model, const EngineO
   if (live.request.trace && trace_bytes > kMaxTraceBytes) {
     throw InvalidRequest(
         "trace", format("a trace holds at most ", kMaxTraceBytes, " bytes of logits, this one needs ", trace_bytes));
+  }
+}
+
+void check_control_ids(const EngineOptions& options, int32_t vocab) {
+  if (options.delete_token_id == -1 && options.split_token_id == -1) return;
+  expect_range("delete_token_id", options.delete_token_id, 0, vocab - 1);
+  expect_range("split_token_id", options.split_token_id, 0, vocab - 1);
+  if (options.delete_token_id == options.split_token_id) {
+    throw InvalidRequest("split_token_id", format("split_token_id must differ from delete_token_id, got ",
+                                                  options.split_token_id, " for both"));
+  }
+  for (const auto& [field, id] :
+       {std::pair{"delete_token_id", options.delete_token_id}, std::pair{"split_token_id", options.split_token_id}}) {
+    if (id != options.mask_token_id) continue;
+    throw InvalidRequest(field, format(field, " must differ from mask_token_id, got ", id, " for both"));
   }
 }
 
@@ -251,6 +294,7 @@ void check_options(const EngineOptions& options, const ModelInfo& model, int thr
   expect_at_least("pages", options.pages, 1);
   expect_at_least("max_logit_rows", options.max_logit_rows, 2);  // a guided row needs two
   expect_range("mask_token_id", options.mask_token_id, 0, model.vocab_size - 1);
+  check_control_ids(options, model.vocab_size);
   expect_range("threads", threads, 0, 1024);
 }
 

@@ -48,6 +48,12 @@ std::vector<RowStats> planned_rows(const LiveRequest& live, std::span<const RowS
   return rows;
 }
 
+std::vector<int32_t> control_ids(const EngineOptions& options) {
+  if (options.delete_token_id < 0) return {};
+  return {std::min(options.delete_token_id, options.split_token_id),
+          std::max(options.delete_token_id, options.split_token_id)};
+}
+
 }  // namespace
 
 Runner::Runner(const Context& context, Model& model, KvCache& cache, const EngineOptions& options)
@@ -56,6 +62,7 @@ Runner::Runner(const Context& context, Model& model, KvCache& cache, const Engin
       cache_(cache),
       max_logit_rows_(options.max_logit_rows),
       mask_token_id_(options.mask_token_id),
+      controls_(control_ids(options)),
       logits_(Tensor::empty({options.max_logit_rows, model.info().vocab_size}, DType::kF32, context.device)) {}
 
 void Runner::score(const Tensor& hidden, const LogitChunk& chunk, const StepPlan& plan,
@@ -78,7 +85,8 @@ void Runner::score(const Tensor& hidden, const LogitChunk& chunk, const StepPlan
 }
 
 StepResult Runner::run(std::span<LiveRequest* const> batch) {
-  const StepPlan plan = build_step(batch, cache_.shape().page_size, max_logit_rows_);
+  StepPlan plan = build_step(batch, cache_.shape().page_size, max_logit_rows_);
+  for (RowSampling& row : plan.sampling) row.controls = controls_;
   const Tensor hidden = model_.forward(context_, plan.input, cache_);
   stats_.assign(plan.sampling.size(), {});
   for (const LogitChunk& chunk : plan.chunks) score(hidden, chunk, plan, batch);

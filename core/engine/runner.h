@@ -35,8 +35,9 @@ class Runner {
   KvCache& cache_;
   int32_t max_logit_rows_;
   int32_t mask_token_id_;
-  Tensor logits_;                // float32 [max_logit_rows, vocab]
-  std::vector<RowStats> stats_;  // of the step's scored rows
+  std::vector<int32_t> controls_;  // RowSampling::controls of every row
+  Tensor logits_;                  // float32 [max_logit_rows, vocab]
+  std::vector<RowStats> stats_;    // of the step's scored rows
 };
 
 }  // namespace pydllm::engine

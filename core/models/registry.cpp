@@ -32,13 +32,24 @@ constexpr std::string_view kShiftedFullAttention[] = {"dream",
 constexpr std::string_view kBlockCausal[] = {"low_confidence", "joint_threshold", "sdar", "multi_block",
                                              "fast_dllm_v2"};
 
+// Of LLaDA2 from 2.2 on: a checkpoint without the ids of DELETE and SPLIT cannot run the last one.
+constexpr std::string_view kLlada2[] = {"low_confidence", "joint_threshold", "sdar",
+                                        "multi_block",    "fast_dllm_v2",    "levenshtein"};
+
+// d3LLM decodes Dream by other rules than LLaDA, whose numbers are the algorithms' own.
+constexpr AlgorithmDefault kDreamDefaults[] = {
+    {"multi_block_entropy", "entropy_threshold", "0.4"}, {"multi_block_entropy", "comparison", "lt"},
+    {"multi_block_entropy", "force_scope", "first"},     {"multi_block_entropy", "cache_delay_iter", "1"},
+    {"entropy_threshold", "comparison", "lt"},
+};
+
 constexpr Architecture kArchitectures[] = {
     {"LLaDAModelLM", make_llada, "confidence_threshold", kFullAttention},
     {"LLaDAMoEModelLM", make_qwen, "confidence_threshold", kFullAttention},
-    {"DreamModel", make_qwen, "dream", kShiftedFullAttention},
+    {"DreamModel", make_qwen, "dream", kShiftedFullAttention, kDreamDefaults},
     {"RND1", make_qwen, "rnd1_entropy", kShiftedFullAttention},
     {"RND1LM", make_qwen, "rnd1_entropy", kShiftedFullAttention},
-    {"LLaDA2MoeModelLM", make_llada2, "low_confidence", kBlockCausal},
+    {"LLaDA2MoeModelLM", make_llada2, "low_confidence", kLlada2},
     {"SDARForCausalLM", make_qwen, "sdar", kBlockCausal},
     {"SDARMoeForCausalLM", make_qwen, "sdar", kBlockCausal},
     {"StableDiffcoderForCausalLM", make_qwen, "low_confidence", kBlockCausal},

@@ -16,6 +16,7 @@ namespace pydllm::ops {
 //   sampling   [rows]; of the edits only the bans are read
 //   forbidden  ids that are never chosen (the mask token); they stay in the softmax's normaliser
 //   out        [rows]
+// sampling[i].controls: ids that RowStats::text leaves out.
 // Where sampling[i].filtered is set, also the statistics of the distribution that the draw is from.
 // Ties: lowest id. Rows with a non-finite logit report finite = false and nothing else.
 void row_stats(const Context& context, const Tensor& logits, std::span<const RowSampling> sampling,

@@ -34,6 +34,8 @@ struct RowStats {
   float top1_probability = 0;
   int32_t top2 = -1;  // next allowed id; -1 when the vocabulary allows only one
   float top2_probability = 0;
+  int32_t text = -1;  // most probable allowed id that RowSampling::controls does not hold; -1 when there is none
+  float text_probability = 0;
   float log_sum_exp = 0;
   float entropy = 0;       // ln z - s/z with z = sum e^(x-m), s = sum (x-m) e^(x-m)
   bool finite = false;     // every logit of the row is finite; the other fields mean nothing otherwise
@@ -51,6 +53,8 @@ struct RowSampling {
   bool filtered = false;  // whether RowStats::filtered is wanted
   float min_p = 0;        // ids below this share of the largest probability cannot be drawn; in [0, 1], 0 disables
   std::span<const LogitEdit> edits = {};  // one per id, ascending; outlives the call
+  // Ids that are allowed and yet no text, ascending (LLaDA2.2: DELETE and SPLIT); outlives the call.
+  std::span<const int32_t> controls = {};
 };
 
 }  // namespace pydllm

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydllm.checkpoint.config import model_config, read_config, refuse_unknown, stored_dtype
+from pydllm.checkpoint.config import has_control_tokens, model_config, read_config, refuse_unknown, stored_dtype
 from pydllm.checkpoint.generation import GenerationDefaults, generation_defaults, read_generation, token_ids
 from pydllm.checkpoint.shards import find_shards, stored_weight_dtype
 from pydllm.checkpoint.strict_json import file_label
@@ -34,6 +34,9 @@ class Checkpoint:
     generation_defaults: GenerationDefaults
     has_tokenizer: bool
     """tokenizer.json is there."""
+    delete_token_id: int | None = None
+    """Control tokens of a model that edits by them (LLaDA2.2), both or none."""
+    split_token_id: int | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -74,7 +77,13 @@ def open_checkpoint(
     values = model_config(config, block_length=block_length)
     declared = stored_dtype(config)
     generation = read_generation(directory)
-    ids = token_ids(config, generation, vocab_size=values["vocab_size"], mask_token_id=mask_token_id)
+    ids = token_ids(
+        config,
+        generation,
+        vocab_size=values["vocab_size"],
+        mask_token_id=mask_token_id,
+        control_tokens=has_control_tokens(config),
+    )
     refuse_unknown(config)
     shards = find_shards(directory)
     chosen = dtype if dtype != "auto" else declared or _weight_dtype(shards)
@@ -89,6 +98,8 @@ def open_checkpoint(
         eos_token_ids=ids.eos,
         pad_token_id=ids.pad,
         bos_token_id=ids.bos,
+        delete_token_id=ids.delete,
+        split_token_id=ids.split,
         generation_defaults=generation_defaults(generation),
         has_tokenizer=(directory / "tokenizer.json").is_file(),
     )

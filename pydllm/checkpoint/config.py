@@ -42,6 +42,11 @@ def model_config(fields: Fields, *, block_length: int | None = None) -> dict[str
     return {"architecture": architecture, **_family(fields).read(fields, block_length=block_length)}
 
 
+def has_control_tokens(fields: Fields) -> bool:
+    """Whether models of this family may edit by control tokens."""
+    return _family(fields).control_tokens
+
+
 def stored_dtype(fields: Fields) -> str | None:
     """torch_dtype, or dtype as newer files call it; None when config.json does not say."""
     found = None

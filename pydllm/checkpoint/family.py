@@ -32,6 +32,8 @@ BOOKKEEPING = frozenset(
 """Fields of any family that do not change the function the weights define at inference."""
 
 
+_ROPE = "rope_parameters"
+
 PLAIN: Mapping[str, Any] = {
     "attention_bias": False,
     "linear_bias": False,
@@ -51,6 +53,10 @@ class Family:
     """The fields of core/models/config.h except architecture, block_length and dtype; those of PLAIN may be absent."""
     fixed: Fixed
     harmless: frozenset[str]
+    partial_rotation: bool = False
+    """`partial_rotary_factor` is a field of it."""
+    control_tokens: bool = False
+    """`delete_token_id` and `split_token_id` are fields of it."""
     block_causal: bool = False
     block_field: str = "block_size"
     published_block_length: int | None = None
@@ -59,11 +65,17 @@ class Family:
     def read(self, fields: Fields, *, block_length: int | None) -> dict[str, Any]:
         """`block_length` wins over the file's; a family with full attention has none."""
         check_fixed(fields, self.fixed)
+        self._check_rotation(fields)
         block = self._block_length(fields, block_length) if self.block_causal else 0
         values = {**PLAIN, **self.parse(fields), "block_length": block}
         if "expert_capacity" in values["moe"]:
             self._check_routing_block(fields, block)
         return values
+
+    def _check_rotation(self, fields: Fields) -> None:
+        """Heads rotate whole unless the family says how much of them."""
+        if not self.partial_rotation:
+            check_fixed(rope_parameters(fields), {f"{_ROPE}.partial_rotary_factor": ((1, 1.0), 1)})
 
     def _check_routing_block(self, fields: Fields, block: int) -> None:
         """Experts that a block shares belong to the block the model was trained with."""
@@ -108,6 +120,44 @@ def positive(fields: Fields, name: str, default: float | None = None) -> float:
     if default is None:
         fields.refuse(name, "a number > 0")
     return default
+
+
+def rope_theta(fields: Fields, default: float | None = None) -> float:
+    """The base of plain rotary positions: `rope_theta`, or, as newer files have it, `rope_parameters.rope_theta`."""
+    inner = rope_parameters(fields)
+    stored = positive(inner, f"{_ROPE}.rope_theta", 0.0)
+    if not stored:
+        return positive(fields, "rope_theta", default)
+    if positive(fields, "rope_theta", stored) != stored:
+        fields.refuse("rope_theta", f"{stored:g} as in {_ROPE}.rope_theta")
+    return stored
+
+
+def rope_parameters(fields: Fields) -> Fields:
+    """The fields of `rope_parameters` under their full names; refuses other kinds of positions than plain ones."""
+    stored = fields.get(_ROPE)
+    if stored is None:
+        return Fields({}, file=fields.file)
+    if not isinstance(stored, dict):
+        fields.refuse(_ROPE, "an object or null")
+    inner = Fields({f"{_ROPE}.{name}": value for name, value in stored.items()}, file=fields.file)
+    check_fixed(inner, {f"{_ROPE}.rope_type": (("default",), "default")})
+    for name in (f"{_ROPE}.rope_theta", f"{_ROPE}.partial_rotary_factor"):
+        inner.get(name)
+    if unknown := inner.unread():
+        inner.refuse(unknown[0], "no such field (its meaning is unknown)")
+    return inner
+
+
+def partial_rotary_factor(fields: Fields) -> float | None:
+    """The share of a head that rotates, in (0, 1]; None when neither place of it says."""
+    name, inner_name = "partial_rotary_factor", f"{_ROPE}.partial_rotary_factor"
+    inner = rope_parameters(fields).optional_number
+    stored = inner(inner_name, minimum=0.0, maximum=1.0, above=True)
+    factor = fields.optional_number(name, minimum=0.0, maximum=1.0, above=True)
+    if None not in (stored, factor) and stored != factor:
+        fields.refuse(name, f"{stored:g} as in {inner_name}")
+    return stored if factor is None else factor
 
 
 def _json_word(value: object) -> str:

@@ -35,6 +35,9 @@ class TokenIds:
     eos: tuple[int, ...]
     pad: int | None
     bos: int | None
+    delete: int | None = None
+    """Control tokens of a model that edits by them (LLaDA2.2), both or none."""
+    split: int | None = None
 
 
 def read_generation(directory: Path) -> Fields:
@@ -43,8 +46,12 @@ def read_generation(directory: Path) -> Fields:
     return Fields(read_object(path, limit=_LIMIT) if path.exists() else {}, file=GENERATION_FILE)
 
 
-def token_ids(config: Fields, generation: Fields, *, vocab_size: int, mask_token_id: int | None) -> TokenIds:
-    """generation_config.json wins over config.json; `mask_token_id` over both. Raises CheckpointError."""
+def token_ids(
+    config: Fields, generation: Fields, *, vocab_size: int, mask_token_id: int | None, control_tokens: bool = False
+) -> TokenIds:
+    """generation_config.json wins over config.json; `mask_token_id` over both. `control_tokens`: config.json may have
+    DELETE and SPLIT. Raises CheckpointError."""
+    delete, split = _control_ids(config, vocab_size=vocab_size) if control_tokens else (None, None)
     eos = [fields.token_ids("eos_token_id", vocab_size=vocab_size) for fields in (generation, config)]
     pad = [fields.token_id("pad_token_id", vocab_size=vocab_size) for fields in (generation, config)]
     bos = [fields.token_id("bos_token_id", vocab_size=vocab_size) for fields in (generation, config)]
@@ -53,10 +60,27 @@ def token_ids(config: Fields, generation: Fields, *, vocab_size: int, mask_token
         eos=next((found for found in eos if found is not None), ()),
         pad=next((found for found in pad if found is not None), None),
         bos=next((found for found in bos if found is not None), None),
+        delete=delete,
+        split=split,
     )
-    if ids.mask in ids.eos:
-        raise CheckpointError(f"mask_token_id: expected an id that is no eos_token_id, got {ids.mask}")
+    for name, token in (("mask_token_id", ids.mask), ("delete_token_id", delete), ("split_token_id", split)):
+        if token in ids.eos:
+            raise CheckpointError(f"{name}: expected an id that is no eos_token_id, got {token}")
+    if ids.mask in (delete, split):
+        raise CheckpointError(f"mask_token_id: expected an id that is no control token, got {ids.mask}")
     return ids
+
+
+def _control_ids(config: Fields, *, vocab_size: int) -> tuple[int | None, int | None]:
+    """DELETE and SPLIT: two ids or none."""
+    delete = config.token_id("delete_token_id", vocab_size=vocab_size)
+    split = config.token_id("split_token_id", vocab_size=vocab_size)
+    if (delete is None) != (split is None):
+        missing, there = ("delete", "split") if delete is None else ("split", "delete")
+        config.refuse(f"{missing}_token_id", f"an id, as there is a {there}_token_id")
+    if delete is not None and delete == split:
+        config.refuse("split_token_id", "another id than delete_token_id")
+    return delete, split
 
 
 def _mask_id(config: Fields, generation: Fields, *, vocab_size: int, given: int | None) -> int:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydllm.checkpoint.family import Family, Fixed, positive
+from pydllm.checkpoint.family import Family, Fixed, positive, rope_theta
 from pydllm.checkpoint.strict_json import Fields
 from pydllm.errors import CheckpointError
 
@@ -64,7 +64,7 @@ def _parse(fields: Fields) -> dict[str, Any]:
         "head_dim": hidden_size // num_heads,
         "intermediate_size": _intermediate_size(fields, hidden_size),
         "max_positions": fields.integer("max_sequence_length", minimum=1),
-        "rope_theta": positive(fields, "rope_theta", 10000.0),
+        "rope_theta": rope_theta(fields, 10000.0),
         "rms_norm_eps": positive(fields, "rms_norm_eps", 1e-5),
         "tie_word_embeddings": fields.boolean("weight_tying"),
         "attention_bias": include_bias | fields.boolean("include_qkv_bias", default=False),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydllm.checkpoint.family import Family, Fixed, positive
+from pydllm.checkpoint.family import Family, Fixed, partial_rotary_factor, positive
 from pydllm.checkpoint.qwen import ROTARY_DECODER, decoder
 from pydllm.checkpoint.strict_json import Fields
 
@@ -31,9 +31,6 @@ _HARMLESS = frozenset(
         "embedding_dropout",
         "output_dropout",
         "output_router_logits",
-        # of an editing algorithm, not of the network
-        "delete_token_id",
-        "split_token_id",
     }
 )
 
@@ -51,7 +48,7 @@ def _parse(fields: Fields) -> dict[str, Any]:
 
 
 def _rotary_dim(fields: Fields, head_dim: int) -> int:
-    factor = fields.optional_number("partial_rotary_factor", minimum=0.0, maximum=1.0, above=True)
+    factor = partial_rotary_factor(fields)
     given = fields.optional_integer("rotary_dim", minimum=2, maximum=head_dim)
     if factor is None and given is None:
         fields.refuse("partial_rotary_factor", "a number > 0 and <= 1")
@@ -94,4 +91,12 @@ def _router(fields: Fields) -> dict[str, Any]:
     }
 
 
-LLADA2 = Family(parse=_parse, fixed=_FIXED, harmless=_HARMLESS, block_causal=True, published_block_length=32)
+LLADA2 = Family(
+    parse=_parse,
+    fixed=_FIXED,
+    harmless=_HARMLESS,
+    partial_rotation=True,
+    control_tokens=True,
+    block_causal=True,
+    published_block_length=32,
+)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydllm.checkpoint.family import Family, Fixed, positive
+from pydllm.checkpoint.family import Family, Fixed, positive, rope_theta
 from pydllm.checkpoint.strict_json import Fields
 
 ROTARY_DECODER: Fixed = {
@@ -36,7 +36,7 @@ def decoder(fields: Fields, *, intermediate_size: int) -> dict[str, Any]:
         "num_kv_heads": num_kv_heads,
         "intermediate_size": intermediate_size,
         "max_positions": fields.integer("max_position_embeddings", minimum=1),
-        "rope_theta": positive(fields, "rope_theta"),
+        "rope_theta": rope_theta(fields),
         "rms_norm_eps": positive(fields, "rms_norm_eps"),
         "tie_word_embeddings": fields.boolean("tie_word_embeddings", default=False),
     }

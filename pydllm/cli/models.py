@@ -22,6 +22,8 @@ def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001
             f"{name} (default)" if name == architecture.default_algorithm else name for name in architecture.algorithms
         )
         print(f"  {architecture.name}: {names}")
+        for own in architecture.defaults:
+            print(f"    {own.algorithm} {own.param}: default {own.value}")
     for algorithm in _core.algorithms():
         aliases = f" (also {', '.join(algorithm.aliases)})" if algorithm.aliases else ""
         print(f"\n{algorithm.name}{aliases}: {algorithm.summary}\n  from {algorithm.source}")

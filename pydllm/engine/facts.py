@@ -21,6 +21,8 @@ class ModelFacts:
     vocab_size: int
     max_model_len: int
     mask_token_id: int
+    control_token_ids: tuple[int, int] | None = None
+    """DELETE and SPLIT of a model that edits by them (LLaDA2.2)."""
     eos_token_ids: tuple[int, ...]
     default_algorithm: str
     """Canonical name: the engine's option, else the architecture's."""
@@ -37,3 +39,34 @@ class ModelFacts:
 def find_algorithm(name: str) -> _core.AlgorithmInfo | None:
     """An algorithm of this build by name or alias."""
     return next((known for known in _core.algorithms() if name == known.name or name in known.aliases), None)
+
+
+def default_params(facts: ModelFacts) -> list[tuple[str, str, str]]:
+    """(algorithm, parameter, default) of everything this model can run, in words: the server's option, else the
+    checkpoint's, else the family's, else the algorithm's own."""
+    known = {algorithm.name: algorithm for algorithm in _core.algorithms()}
+    return [
+        (name, spec.name, _default_in_words(facts, name, spec))
+        for name in facts.algorithms
+        for spec in known[name].params
+    ]
+
+
+def family_defaults(architecture: str) -> dict[tuple[str, str], str]:
+    """What a family has instead of the algorithms' own defaults, by (algorithm, parameter)."""
+    found = next((known for known in _core.architectures() if known.name == architecture), None)
+    return {} if found is None else {(own.algorithm, own.param): own.value for own in found.defaults}
+
+
+def _default_in_words(facts: ModelFacts, algorithm: str, spec: _core.ParamSpec) -> str:
+    if algorithm == facts.default_algorithm and spec.name in facts.algorithm_params:
+        return _in_words(facts.algorithm_params[spec.name])
+    if spec.name == "block_length" and facts.defaults.block_length is not None:
+        return str(facts.defaults.block_length)
+    return family_defaults(facts.architecture).get((algorithm, spec.name), spec.default)
+
+
+def _in_words(value: ParamScalar) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

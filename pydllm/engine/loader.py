@@ -26,6 +26,8 @@ Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all) while the weights are packed, and once at the end."""
 
 PROGRESS_SECONDS = 0.1
+EDITS_BY_CONTROL_TOKENS = "levenshtein"
+"""The algorithm of checkpoints that have a DELETE and a SPLIT."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,8 @@ def _facts(checkpoint: Checkpoint, config: EngineConfig) -> ModelFacts:
     if architecture is None:
         names = ", ".join(known.name for known in _core.architectures())
         raise CheckpointError(f"config.json: architectures: expected one of {names}, got {checkpoint.architecture}")
-    default = _default_algorithm(architecture, config.algorithm)
+    can_run = _algorithms(architecture, checkpoint)
+    default = _default_algorithm(architecture.name, can_run, config.algorithm)
     defaults = checkpoint.generation_defaults
     block_length = checkpoint.block_length or config.block_length
     if block_length is not None:
@@ -118,22 +121,37 @@ def _facts(checkpoint: Checkpoint, config: EngineConfig) -> ModelFacts:
         vocab_size=checkpoint.vocab_size,
         max_model_len=_max_model_len(checkpoint, config),
         mask_token_id=checkpoint.mask_token_id,
+        control_token_ids=_control_token_ids(checkpoint),
         eos_token_ids=checkpoint.eos_token_ids,
         default_algorithm=default,
-        algorithms=(default, *(name for name in architecture.algorithms if name != default)),
+        algorithms=(default, *(name for name in can_run if name != default)),
         algorithm_params=_algorithm_params(default, config),
         max_candidates=min(MAX_CANDIDATES, config.max_waiting_requests),
         defaults=defaults,
     )
 
 
-def _default_algorithm(architecture: _core.ArchitectureInfo, wanted: str) -> str:
-    known = find_algorithm(wanted or architecture.default_algorithm)
-    names = ", ".join(architecture.algorithms)
+def _control_token_ids(checkpoint: Checkpoint) -> tuple[int, int] | None:
+    if checkpoint.delete_token_id is None or checkpoint.split_token_id is None:
+        return None
+    return checkpoint.delete_token_id, checkpoint.split_token_id
+
+
+def _algorithms(architecture: _core.ArchitectureInfo, checkpoint: Checkpoint) -> list[str]:
+    """What the checkpoint can run, its default first: one with control tokens is trained to edit by them."""
+    names = [name for name in architecture.algorithms if name != EDITS_BY_CONTROL_TOKENS]
+    if EDITS_BY_CONTROL_TOKENS in architecture.algorithms and _control_token_ids(checkpoint) is not None:
+        return [EDITS_BY_CONTROL_TOKENS, *names]
+    return [architecture.default_algorithm, *(name for name in names if name != architecture.default_algorithm)]
+
+
+def _default_algorithm(architecture: str, can_run: list[str], wanted: str) -> str:
+    known = find_algorithm(wanted or can_run[0])
+    names = ", ".join(can_run)
     if known is None:
         raise InvalidRequestError("algorithm", f"algorithm: expected one of {names}, got {shown(wanted)}")
-    if known.name not in architecture.algorithms:
-        message = f"algorithm: {architecture.name} cannot run {shown(wanted)}, expected one of {names}"
+    if known.name not in can_run:
+        message = f"algorithm: {architecture} cannot run {shown(wanted)}, expected one of {names}"
         raise UnsupportedError("algorithm", message)
     return known.name
 
@@ -211,6 +229,7 @@ def _start(weights: _core.Model, facts: ModelFacts, config: EngineConfig) -> _co
         bytes_per_position=weights.info.kv_bytes_per_position,
         available=available_memory(),
     )
+    delete_token_id, split_token_id = facts.control_token_ids or (-1, -1)
     options = {
         "max_model_len": facts.max_model_len,
         "max_batched_tokens": config.max_batched_tokens,
@@ -220,6 +239,8 @@ def _start(weights: _core.Model, facts: ModelFacts, config: EngineConfig) -> _co
         "pages": pages,
         "max_logit_rows": config.max_logit_rows,
         "mask_token_id": facts.mask_token_id,
+        "delete_token_id": delete_token_id,
+        "split_token_id": split_token_id,
         "debug_checks": config.debug_checks,
     }
     return _core.Engine(weights, options, threads=config.threads)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pydllm_proto.v1 import model_service_pb2 as pb
 from pydllm_proto.v1 import model_service_pb2_grpc as pb_grpc
 
-from pydllm.engine.facts import find_algorithm
+from pydllm.engine.facts import default_params, find_algorithm
 from pydllm.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -74,6 +74,10 @@ def _diffusion(served: Served) -> pb.DiffusionInfo:
         default_block_length=facts.defaults.block_length or _algorithm_block_length(facts.default_algorithm),
         mask_token_id=facts.mask_token_id,
         attention_pattern="bidirectional",
+        params=[
+            pb.AlgorithmParam(algorithm=algorithm, name=name, default_value=value)
+            for algorithm, name, value in default_params(facts)
+        ],
     )
 
 

@@ -14,6 +14,7 @@
 #include "base/errors.h"
 #include "decode/algorithm.h"
 #include "decode_driver.h"
+#include "models/registry.h"
 
 namespace pydllm::decode {
 namespace {
@@ -145,6 +146,14 @@ TEST(AlgorithmTables, DefaultsAreValuesOfTheirRange) {
   });
 }
 
+// What a parameter needs to be accepted at all, or to make a difference in these short blocks.
+ParamMap with_company(const ParamSpec& spec, ParamMap params) {
+  if (spec.name == "mode") params.emplace_back("steps_per_block", int64_t{8});
+  const bool cached = spec.name == "cache_delay_iter" || spec.name == "refresh_interval";
+  if (cached) params.emplace_back("cache", std::string("delayed"));
+  return params;
+}
+
 // What a request does from its first plan to its last write, as text.
 std::string behaviour(const Algorithm& algorithm, const ParamMap& params) {
   std::ostringstream out;
@@ -173,7 +182,7 @@ TEST(AlgorithmTables, EveryParameterChangesWhatHappens) {
     std::set<std::string> seen;
     for (const ParamValue& value : sample_values(spec)) {
       try {
-        seen.insert(behaviour(algorithm, {{std::string(spec.name), value}}));
+        seen.insert(behaviour(algorithm, with_company(spec, {{std::string(spec.name), value}})));
       } catch (const InvalidRequest& error) {
         EXPECT_EQ(error.field(), "diffusion.extra.steps");
       }
@@ -206,8 +215,21 @@ TEST(AlgorithmTables, DeclaredDefaultsAreTheRealOnes) {
     } else {
       value = std::stod(std::string(spec.default_value));
     }
-    EXPECT_EQ(behaviour(algorithm, {{std::string(spec.name), value}}), behaviour(algorithm, {}));
+    EXPECT_EQ(behaviour(algorithm, with_company(spec, {{std::string(spec.name), value}})),
+              behaviour(algorithm, with_company(spec, {})));
   });
+}
+
+TEST(AlgorithmTables, ParametersOfTheDelayedCacheAreRefusedWithoutIt) {
+  for (const char* name : {"cache_delay_iter", "refresh_interval"}) {
+    try {
+      Driver({}, "multi_block_entropy", {{name, int64_t{3}}});
+      ADD_FAILURE() << name << " accepted";
+    } catch (const InvalidRequest& error) {
+      EXPECT_EQ(error.field(), format("diffusion.extra.", name));
+      EXPECT_EQ(error.what(), format(name, ": expected with cache delayed only, got cache none"));
+    }
+  }
 }
 
 TEST(CheckParams, EveryValueOutOfRangeIsRefusedByName) {
@@ -364,6 +386,40 @@ TEST(AlgorithmDocs, EveryPageHasTheTableOfTheRegistry) {
     EXPECT_TRUE(pages.contains(entry.path().filename().string()))
         << entry.path().filename() << " describes no algorithm";
   }
+}
+
+// "| architecture | name | default |" of the page.
+std::set<std::vector<std::string>> documented_defaults(std::istream& page) {
+  std::set<std::vector<std::string>> rows;
+  bool inside = false;
+  for (std::string line; std::getline(page, line);) {
+    std::vector<std::string> cells;
+    std::istringstream parts(line);
+    for (std::string cell; std::getline(parts, cell, '|');) cells.push_back(trimmed(cell));
+    const bool header = cells.size() == 4 && cells[1] == "architecture" && cells[3] == "default";
+    if (inside && line.starts_with("| `")) rows.insert({cells.begin() + 1, cells.end()});
+    inside = header || (inside && line.starts_with("|"));
+  }
+  return rows;
+}
+
+TEST(AlgorithmDocs, EveryPageHasTheDefaultsOfTheFamilies) {
+  const auto docs = std::filesystem::path(__FILE__).parent_path() / "../../docs/algorithms";
+  size_t total = 0;
+  for (const Algorithm* algorithm : algorithms()) {
+    SCOPED_TRACE(algorithm->name);
+    std::set<std::vector<std::string>> expected;
+    for (const Architecture& architecture : architectures()) {
+      for (const AlgorithmDefault& entry : architecture.defaults) {
+        if (entry.algorithm != algorithm->name) continue;
+        expected.insert({std::string(architecture.name), std::string(entry.param), std::string(entry.value)});
+      }
+    }
+    std::ifstream page(docs / format(algorithm->name, ".md"));
+    EXPECT_EQ(documented_defaults(page), expected);
+    total += expected.size();
+  }
+  EXPECT_GT(total, 0u);
 }
 
 }  // namespace

@@ -183,6 +183,24 @@ TEST(Canvas, TokensThatMayBeEditedAreFinalWhenTheyAreSettled) {
   EXPECT_THROW(canvas.edit(4, 1, 0.5f), InternalError);
 }
 
+TEST(Canvas, ATokenThatMayBeEditedMayBeMaskedAgain) {
+  Canvas canvas(std::vector<int32_t>{4}, 3, 9, 0, Finality::kSettled);
+  canvas.commit(1, 5, .5f);
+  canvas.commit(2, 6, .5f);
+  canvas.settle(2);
+  canvas.forget_changes();
+  canvas.remask(2);
+  EXPECT_TRUE(canvas.masked(2));
+  EXPECT_EQ(canvas.tokens()[2], 9);
+  EXPECT_EQ(canvas.confidences()[2], 0);
+  EXPECT_EQ(canvas.masked_count(), 2);
+  EXPECT_EQ(canvas.first_change(), 2);
+  for (const int32_t position : {0, 1, 2, 3}) EXPECT_THROW(canvas.remask(position), InternalError) << position;
+  Canvas written(std::vector<int32_t>{4}, 3, 9);
+  written.commit(2, 5, .5f);
+  EXPECT_THROW(written.remask(2), InternalError);
+}
+
 TEST(Canvas, SettlingBelongsToCanvasesThatAreEdited) {
   Canvas canvas(std::vector<int32_t>{1}, 1, kMask);
   canvas.commit(1, 2, 0.5f);

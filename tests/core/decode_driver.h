@@ -16,8 +16,10 @@ struct DriverRequest {
   uint64_t seed = 0;
   int32_t block_length = 5;  // of the model, for an algorithm of block-causal ones
   std::vector<int32_t> eos_token_ids = {};
-  std::vector<int32_t> rest =
-      {};  // infilling: what follows the prompt, -1 in holes; max_tokens counts for nothing then
+  // Infilling: what follows the prompt, -1 in holes; max_tokens counts for nothing then.
+  std::vector<int32_t> rest = {};
+  int32_t delete_id = 4;  // control tokens, for an algorithm that edits by them
+  int32_t split_id = 5;
 };
 
 using StatsOf = std::function<RowStats(int32_t position, int32_t forward)>;
@@ -49,6 +51,8 @@ struct Driver {
                                   .block_length = model_block,
                                   .seed = request.seed,
                                   .eos_token_ids = eos_token_ids,
+                                  .delete_token_id = request.delete_id,
+                                  .split_token_id = request.split_id,
                                   .params = &params,
                                   .fixed = canvas.fixed_in_answer()})) {}
 
@@ -98,6 +102,13 @@ inline StatsOf random_stats(uint64_t seed, uint64_t levels, int32_t vocab) {
     stats.token = static_cast<int32_t>(bits % static_cast<uint64_t>(vocab));
     stats.confidence = static_cast<float>((bits >> 20) % levels + 1) / static_cast<float>(levels + 1);
     stats.entropy = 2.f * static_cast<float>((bits >> 40) % levels) / static_cast<float>(levels);
+    // The token is the most probable one; the next ids are its runners-up.
+    stats.top1 = stats.token;
+    stats.top1_probability = stats.confidence;
+    stats.top2 = (stats.token + 1) % vocab;
+    stats.top2_probability = stats.confidence / 2;
+    stats.text = vocab > 6 && (stats.token == 4 || stats.token == 5) ? 6 : stats.token;
+    stats.text_probability = stats.confidence / 3;
     stats.filtered = {.confidence = stats.confidence, .margin = stats.confidence / 2, .entropy = stats.entropy};
     stats.finite = true;
     return stats;

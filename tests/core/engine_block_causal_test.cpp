@@ -28,12 +28,15 @@ Answer uncached(Model& model, const Request& request) {
                                          .max_tokens = request.max_tokens,
                                          .block_length = model.info().block_length,
                                          .seed = request.seed,
+                                         .delete_token_id = kDelete,
+                                         .split_token_id = kSplit,
                                          .params = &params});
   Answer answer;
   while (!decoding->done(canvas)) {
     decode::ForwardPlan plan;
     decoding->plan(canvas, plan);
     HandRun fresh(model, plan.query_end, kMask);
+    fresh.controls = {kDelete, kSplit};
     decoding->commit(
         fresh.step(canvas.tokens(), 0, plan.query_end, plan.query_end, plan.rows, request, answer.denoise_steps++),
         canvas);
@@ -102,6 +105,8 @@ EngineOptions options_of(const Setting& setting) {
   options.page_size = setting.page_size;
   options.max_logit_rows = setting.max_logit_rows;
   options.pages = 2048;
+  options.delete_token_id = kDelete;
+  options.split_token_id = kSplit;
   return options;
 }
 
@@ -269,6 +274,104 @@ TEST(BlockCausalEngine, ABlockFinishedBeforeTheOneBeforeItIsReportedInItsPlace) 
   EXPECT_EQ(second->snapshot_tokens.size(), 8u) << "both blocks are shown";
 }
 
+// --- fast_dllm_v2's block cache ---
+
+Request ask_sub_blocks(std::vector<int32_t> prompt, int32_t max_tokens, bool block_cache, double threshold) {
+  return ask(std::move(prompt), max_tokens, "fast_dllm_v2",
+             {{"block_cache", block_cache}, {"sub_block_length", int64_t{4}}, {"threshold", threshold}});
+}
+
+TEST(BlockCache, StepsOfAnOpenSubBlockFeedItAlone) {
+  std::vector<Fed> all;
+  fake::Behaviour behaviour = fake_blocks(8);
+  behaviour.logit_shift = true;
+  std::vector<int32_t> visible;
+  behaviour.on_forward = [&](const StepInput& input) {
+    for (const ops::SequenceSpan& sequence : input.sequences) {
+      all.push_back({sequence.query_position, sequence.query_position + sequence.query_length, true});
+      visible.push_back(sequence.kv_length);
+    }
+  };
+  Client client(behaviour);
+  EXPECT_TRUE(client.run(ask_sub_blocks(std::vector<int32_t>(8, 5), 8, true, 1.0)).ended());
+  EXPECT_EQ(all, (std::vector<Fed>{{0, 16, true},  // the first token
+                                   {8, 16, true},  // its block once more, for K/V that saw it
+                                   {8, 12, true},
+                                   {8, 12, true},
+                                   {8, 16, true},  // the second sub-block's first token is a mask
+                                   {12, 16, true},
+                                   {12, 16, true},
+                                   {12, 16, true}}));
+  EXPECT_EQ(visible, std::vector<int32_t>(8, 16)) << "the block's other K/V stay visible";
+}
+
+// Keys that depend on their own token only are never stale; the pages of a block fed in parts are never committed.
+TEST(BlockCache, NothingChangesWhereKeysDependOnTheirOwnTokenOnly) {
+  for (const bool shift : {false, true}) {
+    fake::Behaviour behaviour = fake_blocks(8);
+    behaviour.logit_shift = shift;
+    for (int32_t prompt = 1; prompt <= 17; ++prompt) {
+      EngineOptions options = fake_options();
+      options.max_batched_tokens = prompt % 2 == 0 ? 9 : 512;
+      Client client(behaviour, options);
+      const std::vector<int32_t> ids(static_cast<size_t>(prompt), 5);
+      const std::vector<int32_t> expected = client.run(ask_sub_blocks(ids, 30, false, .3)).tokens();
+      EXPECT_EQ(client.run(ask_sub_blocks(ids, 30, true, .3)).tokens(), expected) << prompt;
+      client.expect_clean();
+    }
+  }
+}
+
+// batch_sample with use_block_cache, from its description, on a prompt of whole blocks.
+std::vector<int32_t> original_block_cache(Model& model, const Request& request, int32_t block, int32_t sub,
+                                          float threshold) {
+  const auto prompt = static_cast<int32_t>(request.prompt.size()), length = prompt + request.max_tokens;
+  std::vector<int32_t> x = request.prompt;
+  x.resize(static_cast<size_t>(length), kMask);
+  HandRun run(model, length, kMask);
+  int32_t forwards = 0;
+  for (int32_t begin = prompt; begin < length; begin += block) {
+    const int32_t end = begin + block;
+    x[static_cast<size_t>(begin)] = run.step(x, 0, end, end, {begin}, request, forwards++)[0].token;
+    bool stored = false;
+    for (int32_t from = begin; from < end; from += sub) {
+      for (;;) {
+        std::vector<int32_t> masked;
+        for (int32_t i = from; i < from + sub; ++i) {
+          if (x[static_cast<size_t>(i)] == kMask) masked.push_back(i);
+        }
+        if (masked.empty()) break;
+        const bool whole = !stored || x[static_cast<size_t>(from)] == kMask;
+        const std::vector<RowStats> rows = whole ? run.step(x, 0, end, end, masked, request, forwards++)
+                                                 : run.step(x, from, from + sub, end, masked, request, forwards++);
+        stored = true;
+        const auto surest = std::ranges::max_element(rows, {}, &RowStats::confidence);
+        for (size_t i = 0; i < rows.size(); ++i) {
+          const bool sure = rows[i].confidence > threshold || &rows[i] == &*surest;
+          if (sure) x[static_cast<size_t>(masked[i])] = rows[i].token;
+        }
+      }
+    }
+  }
+  return {x.begin() + prompt, x.end()};
+}
+
+TEST(BlockCache, AnswersAreThoseOfTheOriginalsLoop) {
+  const TinyLlada checkpoint;
+  int different = 0;
+  for (int32_t i = 0; i < 12; ++i) {
+    std::vector<int32_t> prompt;
+    for (int32_t k = 0; k < 16 * (1 + i % 3); ++k) prompt.push_back((11 * k + 5 * i) % 60);
+    BlockCausalLlada reference(checkpoint.load(DType::kF32), 16, true);
+    const Request request = ask_sub_blocks(prompt, 48, true, .9);
+    Client client(std::make_unique<BlockCausalLlada>(checkpoint.load(DType::kF32), 16, true), fake_options());
+    const std::vector<int32_t> tokens = client.run(request).tokens();
+    EXPECT_EQ(tokens, original_block_cache(reference, request, 16, 4, .9f)) << i;
+    different += tokens != client.run(ask_sub_blocks(prompt, 48, false, .9)).tokens();
+  }
+  EXPECT_GT(different, 0) << "else the cache is no approximation and these tests compare nothing";
+}
+
 template <class Run>
 std::string unsupported(Run run) {
   try {
@@ -289,6 +392,12 @@ TEST(BlockCausalEngine, AnAlgorithmForOtherAttentionIsRefusedWithTheNamesThatWor
               full.submit(ask({1}, 2, "low_confidence"));
             }).find("diffusion.algorithm 'low_confidence' cannot run on FakeModel, expected one of: llada_schedule"),
             0u);
+}
+
+TEST(BlockCausalEngine, EditingByControlTokensNeedsThem) {
+  Client client(fake_blocks(4));
+  EXPECT_EQ(unsupported([&] { client.submit(ask({1}, 2, "levenshtein")); }),
+            "levenshtein: expected a model with delete_token_id and split_token_id in config.json, got none");
 }
 
 TEST(BlockCausalEngine, TheModelsPositionsMustHoldWholeBlocks) {

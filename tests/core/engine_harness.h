@@ -20,6 +20,7 @@
 namespace pydllm::engine {
 
 constexpr int32_t kMask = 60;  // of the fake model's 61 ids
+constexpr int32_t kDelete = 7, kSplit = 8;
 
 // Everyone who passes waits until it is opened; it stays open.
 class Gate {

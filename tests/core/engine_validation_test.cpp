@@ -1,12 +1,14 @@
 // What the engine refuses, and by which name.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <limits>
 
 #include "base/errors.h"
 #include "engine/prepare.h"
 #include "engine_harness.h"
+#include "models/registry.h"
 
 namespace pydllm::engine {
 namespace {
@@ -145,6 +147,44 @@ TEST(EngineValidation, AnAlgorithmTheArchitectureCannotRunIsUnsupportedAndTheLis
   }
 }
 
+// What a request leaves unset is what the model's family has, and what it sets stays.
+TEST(EngineValidation, AFamilysDefaultsStandWhereARequestSaysNothing) {
+  fake::Behaviour llada, dream;
+  dream.architecture = "DreamModel";
+  llada.logit_shift = dream.logit_shift = true;
+  Client plain(llada), family(dream);
+  const decode::ParamMap rules = {
+      {"entropy_threshold", .4}, {"comparison", std::string("lt")}, {"force_scope", std::string("first")}};
+  int32_t different = 0;
+  for (int32_t i = 0; i < 8; ++i) {
+    Request request = ask({i, 2, 3}, 48, "multi_block_entropy", {{"block_length", int64_t{6}}});
+    const Stream by_default = family.run(request), elsewhere = plain.run(request);
+    different += by_default.end().denoise_steps != elsewhere.end().denoise_steps;
+    request.params.insert(request.params.end(), rules.begin(), rules.end());
+    const Stream asked = plain.run(request);
+    EXPECT_EQ(by_default.end().denoise_steps, asked.end().denoise_steps);
+    EXPECT_EQ(by_default.tokens(), asked.tokens());
+    request.params = {{"block_length", int64_t{6}},
+                      {"threshold", .5},
+                      {"comparison", std::string("le")},
+                      {"force_scope", std::string("all")}};
+    EXPECT_EQ(family.run(request).end().denoise_steps, elsewhere.end().denoise_steps);
+  }
+  EXPECT_GT(different, 0) << "else nothing was compared";
+}
+
+TEST(EngineValidation, EveryDefaultOfAFamilyIsAValueOfItsParameter) {
+  for (const Architecture& architecture : architectures()) {
+    for (const AlgorithmDefault& entry : architecture.defaults) {
+      const decode::Algorithm& algorithm = decode::find_algorithm(entry.algorithm);
+      const auto spec = std::ranges::find(algorithm.params, entry.param, &decode::ParamSpec::name);
+      ASSERT_NE(spec, algorithm.params.end()) << entry.param;
+      EXPECT_NE(std::ranges::find(architecture.algorithms, entry.algorithm), architecture.algorithms.end());
+      EXPECT_NE(spec->default_value, entry.value) << entry.param << ": the algorithm's own";
+    }
+  }
+}
+
 TEST(EngineValidation, ATraceLargerThanItsBoundIsRefused) {
   fake::Behaviour behaviour;
   behaviour.vocab = 4'000'000;
@@ -173,6 +213,14 @@ TEST(EngineValidation, RefusesBadOptionsByName) {
       {"max_logit_rows", [](EngineOptions& o) { o.max_logit_rows = 1; }},
       {"mask_token_id", [](EngineOptions& o) { o.mask_token_id = 61; }},
       {"mask_token_id", [](EngineOptions& o) { o.mask_token_id = -1; }},
+      {"split_token_id", [](EngineOptions& o) { o.delete_token_id = 3; }},
+      {"delete_token_id", [](EngineOptions& o) { o.split_token_id = 3; }},
+      {"split_token_id", [](EngineOptions& o) { o.delete_token_id = o.split_token_id = 3; }},
+      {"delete_token_id",
+       [](EngineOptions& o) {
+         o.delete_token_id = o.mask_token_id;
+         o.split_token_id = 3;
+       }},
   };
   for (const Case& bad : cases) {
     EngineOptions options = fake_options();

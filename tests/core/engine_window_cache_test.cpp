@@ -65,6 +65,20 @@ TEST_P(WindowCacheOfModels, NothingChangesWhereKeysDependOnTheirOwnTokenOnly) {
   }
 }
 
+TEST_P(WindowCacheOfModels, TheDelayedCacheChangesNothingThereEither) {
+  fake::Behaviour behaviour;
+  behaviour.logit_shift = GetParam();
+  for (const int64_t delay : {1, 2, 5}) {
+    Client client(behaviour);
+    Request request = ask({1, 2, 3}, 21, "multi_block_entropy", {{"block_length", int64_t{5}}, {"threshold", 2.5}});
+    const std::vector<int32_t> expected = client.run(request).tokens();
+    request.params.emplace_back("cache", std::string("delayed"));
+    request.params.emplace_back("cache_delay_iter", delay);
+    EXPECT_EQ(client.run(request).tokens(), expected) << delay;
+    client.expect_clean();
+  }
+}
+
 TEST(WindowCache, BothLanesOfAGuidedRequestFeedTheWindow) {
   Client client;
   Request request = ask({1, 2, 3}, 12, "llada_schedule", {{"block_length", int64_t{4}}, {"cfg_scale", 0.5}});

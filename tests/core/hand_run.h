@@ -44,6 +44,7 @@ class HandRun {
       hidden_rows.push_back(model_.info().logit_shift ? std::max(row - 1, 0) - begin : row - begin);
       sampling.push_back({request.temperature, request.top_p, request.top_k, request.seed,
                           static_cast<uint32_t>(denoise_step), static_cast<uint32_t>(row)});
+      sampling.back().controls = controls;
     }
     input.hidden_rows = Tensor::from<int32_t>(hidden_rows);
     const Tensor hidden = model_.forward(context_, input, cache_);
@@ -53,6 +54,8 @@ class HandRun {
     ops::row_stats(context_, logits, sampling, {&mask_token_id_, 1}, stats);
     return stats;
   }
+
+  std::vector<int32_t> controls;  // RowSampling::controls
 
  private:
   Model& model_;

@@ -184,5 +184,116 @@ TEST(MultiBlockEntropy, IsTheLoopOfTheOriginal) {
   }
 }
 
+// --- the delayed cache ---
+
+std::vector<int32_t> window_begins(int64_t delay, int64_t interval) {
+  ParamMap params = params_of({.threshold = .05, .add = 1, .decoded = 1}, 4);
+  params.insert(params.end(),
+                {{"cache", std::string("delayed")}, {"cache_delay_iter", delay}, {"refresh_interval", interval}});
+  Driver driver({.prompt = kPrompt, .max_tokens = 8}, "multi_block_entropy", params);
+  std::vector<int32_t> begins;
+  while (!driver.done()) {
+    driver.step(example);
+    begins.push_back(driver.plan.query_begin);
+    EXPECT_EQ(driver.plan.query_end, 10);
+  }
+  return begins;
+}
+
+// One token per forward: the first block is complete after the fourth.
+TEST(DelayedCache, ABlockIsFedUntilItsDelayIsOverAndRenewsTheRestMeanwhile) {
+  EXPECT_EQ(window_begins(1, 10000), (std::vector<int32_t>{0, 2, 2, 2, 0, 2, 6, 6}));
+  EXPECT_EQ(window_begins(2, 10000), (std::vector<int32_t>{0, 0, 2, 2, 0, 0, 2, 6}));
+  EXPECT_EQ(window_begins(10000, 10000), (std::vector<int32_t>(8, 0)));
+}
+
+TEST(DelayedCache, EverySoManyForwardsEverythingIsFed) {
+  EXPECT_EQ(window_begins(1, 3), (std::vector<int32_t>{0, 2, 0, 2, 0, 2, 6, 6}));
+  EXPECT_EQ(window_begins(1, 1), (std::vector<int32_t>{0, 0, 0, 0, 0, 2, 0, 0})) << "what is due is fed from the kept";
+}
+
+TEST(DelayedCache, APlanMadeTwiceIsTheSame) {
+  ParamMap params = params_of({.threshold = .05, .add = 1, .decoded = 1}, 4);
+  params.emplace_back("cache", std::string("delayed"));
+  Driver driver({.prompt = kPrompt, .max_tokens = 8}, "multi_block_entropy", params);
+  for (const int32_t expected : {0, 0, 2, 2, 0, 0, 2, 6}) {
+    for (int i = 0; i < 3; ++i) driver.decoding->plan(driver.canvas, driver.plan);
+    EXPECT_EQ(driver.plan.query_begin, expected);
+    driver.step(example);
+  }
+}
+
+// The original's table of blocks and its scan, with one length for what is kept.
+class OriginalCache {
+ public:
+  OriginalCache(int32_t prompt, int32_t max_tokens, int32_t length, int64_t delay, int64_t interval)
+      : delay_(delay), interval_(interval) {
+    blocks_.push_back({0, prompt, 0, false});
+    for (int32_t begin = prompt; begin < prompt + max_tokens; begin += length) {
+      blocks_.push_back({begin, std::min(begin + length, prompt + max_tokens), -1, false});
+    }
+  }
+
+  int32_t window_begin(const Canvas& canvas, int64_t forward) {
+    const int32_t update = due(canvas, forward) - keep_;
+    const bool stabilizing = std::ranges::any_of(blocks_, [&](const Block& block) {
+      return !block.cached && block.completed_at >= 0 && canvas.masked_count(block.begin, block.end) == 0;
+    });
+    const int32_t begin = keep_;
+    keep_ += update;
+    if (update > 0) return begin;
+    return begin > 0 && !stabilizing && forward % interval_ != 0 ? begin : 0;
+  }
+
+ private:
+  struct Block {
+    int32_t begin, end;
+    int64_t completed_at;
+    bool cached;
+  };
+
+  int32_t due(const Canvas& canvas, int64_t forward) {
+    int32_t end = keep_;
+    for (Block& block : blocks_) {
+      if (block.cached) continue;
+      if (canvas.masked_count(block.begin, block.end) > 0) break;
+      if (block.completed_at < 0) block.completed_at = forward;
+      if (forward - block.completed_at < delay_) break;
+      block.cached = true;
+      end = block.end;
+    }
+    return end;
+  }
+
+  int64_t delay_, interval_;
+  std::vector<Block> blocks_;
+  int32_t keep_ = 0;
+};
+
+TEST(DelayedCache, FollowsTheOriginalsTableOfBlocks) {
+  int windows = 0;
+  for (uint64_t seed = 0; seed < 400; ++seed) {
+    const auto pick = [&](uint64_t what, uint64_t choices) {
+      return static_cast<int32_t>(mixed(seed, what) % choices);
+    };
+    const int32_t prompt = pick(1, 5), length = 1 + pick(2, 6), max_tokens = 1 + pick(3, 30);
+    const int64_t delay = 1 + pick(4, 4), interval = pick(5, 3) == 0 ? 1 + pick(6, 5) : 10000;
+    ParamMap params = params_of({pick(7, 2) == 0, pick(8, 9) / 4.0, pick(9, 5) / 4.0, 1}, length);
+    params.insert(params.end(),
+                  {{"cache", std::string("delayed")}, {"cache_delay_iter", delay}, {"refresh_interval", interval}});
+    Driver driver({.prompt = std::vector<int32_t>(static_cast<size_t>(prompt), 0), .max_tokens = max_tokens},
+                  "multi_block_entropy", params);
+    OriginalCache original(prompt, max_tokens, length, delay, interval);
+    const StatsOf stats = random_stats(seed, 30, 3);
+    while (!driver.done()) {
+      const int32_t expected = original.window_begin(driver.canvas, driver.forwards + 1);
+      driver.step(stats);
+      ASSERT_EQ(driver.plan.query_begin, expected) << seed << ", forward " << driver.forwards;
+      windows += expected > 0;
+    }
+  }
+  EXPECT_GT(windows, 500);
+}
+
 }  // namespace
 }  // namespace pydllm::decode

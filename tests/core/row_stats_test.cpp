@@ -160,6 +160,29 @@ TEST(RowStats, ForbiddenIdsAreNeverChosenButStayInTheNormaliser) {
   }
 }
 
+TEST(RowStats, TextIsTheBestIdBesideForbiddenOnesAndControls) {
+  std::vector<float> logits(3000, 0.0f);
+  logits[7] = 9;
+  logits[11] = 8;
+  logits[2500] = 7;
+  logits[2600] = 7;
+  const std::vector<int32_t> none, controls = {7, 11}, one = {11, 40};
+  const auto p = softmax(logits.data(), 3000);
+  const auto text = [&](const std::vector<int32_t>& ids, const std::vector<int32_t>& forbidden) {
+    const RowStats stats = stats_of_row(logits, {.controls = ids}, forbidden);
+    EXPECT_NEAR(stats.text_probability, p[static_cast<size_t>(stats.text)], 1e-6);
+    return stats.text;
+  };
+  EXPECT_EQ(text(none, {}), 7);
+  EXPECT_EQ(text(one, {}), 7);
+  EXPECT_EQ(text(one, {7}), 2500) << "the lowest id on ties";
+  EXPECT_EQ(text(controls, {}), 2500);
+  EXPECT_EQ(text(controls, {2500}), 2600);
+  EXPECT_EQ(stats_of_row({1, 2}, {.controls = none}, {0}).text, 1);
+  const std::vector<int32_t> both = {0, 1};
+  EXPECT_EQ(stats_of_row({1, 2}, {.controls = both}).text, -1);
+}
+
 TEST(RowStats, LogitsAtTheEndsOfTheRangeAreHandled) {
   constexpr float kMax = 3.4028235e38f;
   RowStats stats = stats_of_row({-kMax, kMax, 0});

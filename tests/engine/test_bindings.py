@@ -316,6 +316,10 @@ def test_registry_tells_names_types_and_ranges() -> None:
     assert known["confidence_threshold"].aliases == ["fast_dllm"]
     llada = {architecture.name: architecture for architecture in _core.architectures()}["LLaDAModelLM"]
     assert llada.default_algorithm == "confidence_threshold"
+    dream = {architecture.name: architecture for architecture in _core.architectures()}["DreamModel"]
+    own = {(one.algorithm, one.param): one.value for one in dream.defaults}
+    assert own["multi_block_entropy", "entropy_threshold"] == "0.4"
+    assert llada.defaults == []
     full = {name for name, info in known.items() if info.attention == "full"}
     assert full - set(llada.algorithms) == {"dream", "rnd1_entropy"}  # for models with shifted logits
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pydllm import DiffusionParams, SamplingParams
+from pydllm import LLM, DiffusionParams, SamplingParams
 from pydllm.engine import Engine, EngineConfig, find, load
 from pydllm.engine.memory import available_memory, kv_pages
 from pydllm.errors import CheckpointError, InvalidRequestError, PydllmError, UnsupportedError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -262,3 +262,22 @@ def test_a_directory_comes_before_an_embedded_model(tmp_path: Path, monkeypatch:
 def test_an_embedded_model_has_no_revisions() -> None:
     with pytest.raises(CheckpointError, match="revision: only a Hub id has revisions, demo-block is embedded"):
         load("demo-block", revision="main")
+
+
+def test_a_checkpoint_with_control_tokens_edits_by_them(tmp_path: Path) -> None:
+    with_tokens = Path(__file__).parents[1] / "golden" / "checkpoints" / "llada2-tiny"
+    sampling = SamplingParams(max_tokens=40, ignore_eos=True, temperature=0)
+    with LLM(with_tokens, debug_checks=True) as llm:
+        assert llm.algorithms[0] == "levenshtein"
+        [output] = llm.generate([[5, 6, 7]], sampling=sampling)
+        assert len(output.token_ids) == 40
+        assert not {335, 339, 340} & set(output.token_ids)  # mask, DELETE, SPLIT
+    without = Path(shutil.copytree(with_tokens, tmp_path / "without"))
+    config = json.loads((without / "config.json").read_text())
+    config = {name: value for name, value in config.items() if name not in ("delete_token_id", "split_token_id")}
+    (without / "config.json").write_text(json.dumps(config))
+    with LLM(without) as llm:
+        assert llm.algorithms[0] == "low_confidence"
+        assert "levenshtein" not in llm.algorithms
+        with pytest.raises(UnsupportedError, match="levenshtein"):
+            llm.generate([[5, 6, 7]], sampling=sampling, diffusion=DiffusionParams(algorithm="levenshtein"))

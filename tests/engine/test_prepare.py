@@ -10,6 +10,7 @@ import pytest
 from pydllm import DiffusionParams, SamplingParams, _core
 from pydllm.checkpoint import GenerationDefaults
 from pydllm.engine import ModelFacts, PreparedRequest, prepare
+from pydllm.engine.facts import default_params
 from pydllm.errors import ContextLengthError, InvalidRequestError, UnsupportedError
 
 FACTS = ModelFacts(
@@ -243,3 +244,26 @@ def test_the_block_of_a_block_causal_model_may_be_said_but_not_changed() -> None
     with pytest.raises(InvalidRequestError, match="expected the model's 8, got 4") as caught:
         prepare([1], BLOCK_CAUSAL, None, DiffusionParams(block_length=4))
     assert caught.value.field == "diffusion.block_length"
+
+
+def test_defaults_are_the_servers_then_the_familys_then_the_algorithms() -> None:
+    names = ("multi_block_entropy", "dream")
+    facts = dataclasses.replace(
+        FACTS,
+        architecture="DreamModel",
+        default_algorithm="multi_block_entropy",
+        algorithms=names,
+        algorithm_params={"force_scope": "all", "block_add_threshold": 0.25},
+        defaults=GenerationDefaults(block_length=16),
+    )
+    listed = {(algorithm, name): value for algorithm, name, value in default_params(facts)}
+    assert {algorithm for algorithm, _ in listed} == set(names)
+    of_dream = {name: value for (algorithm, name), value in listed.items() if algorithm == names[0]}
+    assert of_dream["force_scope"] == "all"
+    assert of_dream["block_add_threshold"] == "0.25"
+    assert of_dream["comparison"] == "lt"
+    assert of_dream["entropy_threshold"] == "0.4"
+    assert of_dream["decoded_token_threshold"] == "0.95"
+    assert of_dream["block_length"] == "16"
+    plain = {name: value for _, name, value in default_params(dataclasses.replace(facts, architecture="LLaDAModelLM"))}
+    assert plain["comparison"] == "le"

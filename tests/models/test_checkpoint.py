@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -607,3 +608,51 @@ def test_unknown_hub_id_offline_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "cwd").mkdir()
     line = run_resolve(tmp_path / "home", tmp_path / "cwd", "owner/other")
     assert line == ("refused owner/other: no such directory, not in the local Hub cache, and the Hub cannot be reached")
+
+
+# --- control tokens ---
+
+LLADA2_TINY = GOLDEN / "checkpoints" / "llada2-tiny"
+
+
+def llada2_with(directory: Path, **changes: Any) -> Path:
+    copy = Path(shutil.copytree(LLADA2_TINY, directory / "llada2"))
+    config = json.loads((copy / "config.json").read_text())
+    plain = {name: value for name, value in config.items() if name not in ("delete_token_id", "split_token_id")}
+    (copy / "config.json").write_text(json.dumps({**plain, **changes}))
+    return copy
+
+
+def test_control_tokens_are_read(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(LLADA2_TINY)
+    assert (checkpoint.delete_token_id, checkpoint.split_token_id) == (339, 340)
+    plain = open_checkpoint(llada2_with(tmp_path))
+    assert (plain.delete_token_id, plain.split_token_id) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"delete_token_id": 5}, "config.json: split_token_id: expected an id, as there is a delete_token_id"),
+        ({"split_token_id": 5}, "config.json: delete_token_id: expected an id, as there is a split_token_id"),
+        ({"delete_token_id": 5, "split_token_id": 5}, "config.json: split_token_id: expected another id than delete_"),
+        ({"delete_token_id": -1, "split_token_id": 5}, "config.json: delete_token_id: expected an integer in [0, "),
+    ],
+)
+def test_control_tokens_are_refused_by_name(tmp_path: Path, changes: dict[str, int], message: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(llada2_with(tmp_path, **changes))
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("taken", ["mask", "eos"])
+def test_a_control_token_is_no_other_special_one(tmp_path: Path, taken: str) -> None:
+    plain = open_checkpoint(LLADA2_TINY)
+    token = plain.mask_token_id if taken == "mask" else plain.eos_token_ids[0]
+    other = next(one for one in range(9) if one not in (plain.mask_token_id, *plain.eos_token_ids))
+    with pytest.raises(CheckpointError, match="expected an id that is no"):
+        open_checkpoint(llada2_with(tmp_path, delete_token_id=other, split_token_id=token))
+
+
+def test_other_families_have_no_control_tokens(tmp_path: Path) -> None:
+    assert "no such field" in refusal(write_tiny(tmp_path, delete_token_id=5, split_token_id=6))

@@ -8,7 +8,7 @@ import pytest
 from first_logits import GOLDEN
 from test_families_transformers import CASES, Case
 
-from pydllm.checkpoint.config import model_config, read_config, refuse_unknown, stored_dtype
+from pydllm.checkpoint.config import has_control_tokens, model_config, read_config, refuse_unknown, stored_dtype
 from pydllm.errors import CheckpointError
 
 LLADA2: dict[str, Any] = json.loads((GOLDEN / "checkpoints" / "llada2-tiny" / "config.json").read_text())
@@ -22,7 +22,8 @@ def parsed(directory: Path, config: dict[str, Any], *, block_length: int | None 
     fields = read_config(directory)
     values = model_config(fields, block_length=block_length)
     stored_dtype(fields)
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id"):
+    ids = ["bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id"]
+    for name in (*ids, "delete_token_id", "split_token_id") if has_control_tokens(fields) else ids:
         fields.get(name)
     refuse_unknown(fields)
     return values
@@ -149,3 +150,50 @@ def test_a_field_is_refused_by_name(tmp_path: Path, name: str, changes: dict[str
 )
 def test_a_llada2_field_is_refused_by_name(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     assert refusal(tmp_path, {**LLADA2, **changes}).startswith(f"config.json: {message}")
+
+
+LLADA: dict[str, Any] = json.loads((GOLDEN / "checkpoints" / "llada-tiny" / "config.json").read_text())
+EVERY_FAMILY = {
+    **{case.architecture: case.config() for case in CASES},
+    "LLaDAModelLM": LLADA,
+    "LLaDA2MoeModelLM": LLADA2,
+}
+
+
+@pytest.mark.parametrize("name", EVERY_FAMILY)
+def test_rope_parameters_say_what_rope_theta_said(tmp_path: Path, name: str) -> None:
+    config = EVERY_FAMILY[name]
+    theta = float(config["rope_theta"])
+    expected = parsed(tmp_path, config, block_length=4)
+    assert expected["rope_theta"] == theta
+    for stored in ({"rope_theta": theta, "rope_type": "default"}, {"rope_theta": theta}):
+        assert parsed(tmp_path, {**config, "rope_theta": ..., "rope_parameters": stored}, block_length=4) == expected
+        assert parsed(tmp_path, {**config, "rope_parameters": stored}, block_length=4) == expected
+    for empty in (None, {}, {"rope_type": "default"}):
+        assert parsed(tmp_path, {**config, "rope_parameters": empty}, block_length=4) == expected
+
+
+@pytest.mark.parametrize("name", EVERY_FAMILY)
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"rope_theta": 7.0}, "rope_theta: expected 7 as in rope_parameters.rope_theta, got "),
+        ({"rope_type": "yarn", "factor": 4.0}, 'rope_parameters.rope_type: expected default, got "yarn"'),
+        ({"rope_type": "default", "factor": 4.0}, "rope_parameters.factor: expected no such field"),
+        ({"rope_theta": 0}, "rope_parameters.rope_theta: expected a number > 0, got 0"),
+        ({"rope_theta": "1e6"}, 'rope_parameters.rope_theta: expected a number > 0, got "1e6"'),
+        ({"full_attention": {"rope_theta": 7.0}}, "rope_parameters.full_attention: expected no such field"),
+        ([1], "rope_parameters: expected an object or null, got [1]"),
+        ({"partial_rotary_factor": 0.25}, "partial_rotary_factor: expected "),
+    ],
+)
+def test_rope_parameters_are_refused_by_name(tmp_path: Path, name: str, stored: Any, message: str) -> None:
+    refused = refusal(tmp_path, {**EVERY_FAMILY[name], "rope_parameters": stored}, block_length=4)
+    assert refused.startswith("config.json: ")
+    assert message in refused
+
+
+def test_the_rotating_share_of_llada2_may_be_in_rope_parameters(tmp_path: Path) -> None:
+    stored = {"rope_theta": LLADA2["rope_theta"], "partial_rotary_factor": LLADA2["partial_rotary_factor"]}
+    config = {**LLADA2, "rope_theta": ..., "partial_rotary_factor": ..., "rope_parameters": stored}
+    assert parsed(tmp_path, config) == parsed(tmp_path, LLADA2)

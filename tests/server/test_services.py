@@ -96,6 +96,11 @@ async def test_model_info_tells_the_facts_and_no_path(demo: Client) -> None:
     assert info.diffusion.mask_token_id == 1
     assert info.diffusion.attention_pattern == "bidirectional"
     assert not info.diffusion.supports_edits
+    params = {(one.algorithm, one.name): one.default_value for one in info.diffusion.params}
+    assert {algorithm for algorithm, _ in params} == set(info.diffusion.algorithms)
+    assert params["confidence_threshold", "confidence_threshold"] == "0.9"
+    assert params["multi_block_entropy", "entropy_threshold"] == "0.5"
+    assert params["llada_schedule", "steps"] == "max_tokens"
     assert info.has_chat_template
     assert json.loads(info.default_sampling_json)["block_length"] == 32
     assert "/" not in info.source

@@ -134,6 +134,20 @@ FilteredStats filtered(const VectorKernels& kernels, const SamplingRow& row, std
   return filtered_stats(kernels, unrestricted, sampling, plain.token);
 }
 
+// The most probable id that is neither forbidden nor a control; the row is searched only when both leaders are
+// controls.
+int32_t best_text(const SamplingRow& row, const RowSampling& sampling, const Summary& summary) {
+  for (const int32_t id : {summary.first_id, summary.second_id}) {
+    if (id < 0 || !contains(sampling.controls, id)) return id;
+  }
+  int32_t best = -1;
+  for (int64_t id = 0; id < row.vocab; ++id) {
+    if (contains(sampling.controls, id) || !row.allows(id)) continue;
+    if (best < 0 || row.logits[id] > row.logits[best]) best = static_cast<int32_t>(id);
+  }
+  return best;
+}
+
 RowStats report(const VectorKernels& kernels, const Summary& summary, const SamplingRow& row,
                 std::span<const int32_t> banned, const RowSampling& sampling) {
   RowStats stats;
@@ -148,6 +162,8 @@ RowStats report(const VectorKernels& kernels, const Summary& summary, const Samp
   stats.top1_probability = probability(summary, summary.first);
   stats.token = sampling.temperature > 0 ? sample_token(kernels, row, sampling) : stats.top1;
   stats.confidence = probability(summary, row.logits[stats.token]);
+  stats.text = best_text(row, sampling, summary);
+  if (stats.text >= 0) stats.text_probability = probability(summary, row.logits[stats.text]);
   if (sampling.filtered) stats.filtered = filtered(kernels, row, banned, sampling, stats);
   return stats;
 }

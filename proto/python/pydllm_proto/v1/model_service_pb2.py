@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpydllm/v1/model_service.proto\x12\tpydllm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"x\n\x0cModelSummary\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12*\n\x06loaded\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12max_context_length\x18\x04 \x01(\r\"\x13\n\x11ListModelsRequest\"=\n\x12ListModelsResponse\x12\'\n\x06models\x18\x01 \x03(\x0b\x32\x17.pydllm.v1.ModelSummary\"$\n\x13GetModelInfoRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\xc0\x01\n\rDiffusionInfo\x12\x12\n\nalgorithms\x18\x01 \x03(\t\x12\x1c\n\x14\x64\x65\x66\x61ult_block_length\x18\x02 \x01(\r\x12\x15\n\rblock_lengths\x18\x03 \x03(\r\x12\x15\n\rmask_token_id\x18\x04 \x01(\r\x12\x19\n\x11\x61ttention_pattern\x18\x05 \x01(\t\x12\x16\n\x0esupports_edits\x18\x06 \x01(\x08\x12\x1c\n\x14supports_constraints\x18\x07 \x01(\x08\"\xc8\x02\n\x14GetModelInfoResponse\x12(\n\x07summary\x18\x01 \x01(\x0b\x32\x17.pydllm.v1.ModelSummary\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\t\x12\r\n\x05\x64type\x18\x05 \x01(\t\x12\x14\n\x0cquantization\x18\x06 \x01(\t\x12\x12\n\nvocab_size\x18\x07 \x01(\r\x12\x15\n\reos_token_ids\x18\x08 \x03(\r\x12\x17\n\x0fparameter_count\x18\t \x01(\x04\x12+\n\tdiffusion\x18\n \x01(\x0b\x32\x18.pydllm.v1.DiffusionInfo\x12\x19\n\x11has_chat_template\x18\x0b \x01(\x08\x12\x1d\n\x15\x64\x65\x66\x61ult_sampling_json\x18\x0c \x01(\t\"H\n\x16LoadLoraAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x12\n\nbase_model\x18\x03 \x01(\t\"B\n\x17LoadLoraAdapterResponse\x12\'\n\x06models\x18\x01 \x03(\x0b\x32\x17.pydllm.v1.ModelSummary\"(\n\x18UnloadLoraAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x19UnloadLoraAdapterResponse\x12\'\n\x06models\x18\x01 \x03(\x0b\x32\x17.pydllm.v1.ModelSummary2\xe4\x02\n\x0cModelService\x12I\n\nListModels\x12\x1c.pydllm.v1.ListModelsRequest\x1a\x1d.pydllm.v1.ListModelsResponse\x12O\n\x0cGetModelInfo\x12\x1e.pydllm.v1.GetModelInfoRequest\x1a\x1f.pydllm.v1.GetModelInfoResponse\x12X\n\x0fLoadLoraAdapter\x12!.pydllm.v1.LoadLoraAdapterRequest\x1a\".pydllm.v1.LoadLoraAdapterResponse\x12^\n\x11UnloadLoraAdapter\x12#.pydllm.v1.UnloadLoraAdapterRequest\x1a$.pydllm.v1.UnloadLoraAdapterResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpydllm/v1/model_service.proto\x12\tpydllm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"x\n\x0cModelSummary\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12*\n\x06loaded\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12max_context_length\x18\x04 \x01(\r\"\x13\n\x11ListModelsRequest\"=\n\x12ListModelsResponse\x12\'\n\x06models\x18\x01 \x03(\x0b\x32\x17.pydllm.v1.ModelSummary\"$\n\x13GetModelInfoRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\xeb\x01\n\rDiffusionInfo\x12\x12\n\nalgorithms\x18\x01 \x03(\t\x12\x1c\n\x14\x64\x65\x66\x61ult_block_length\x18\x02 \x01(\r\x12\x15\n\rblock_lengths\x18\x03 \x03(\r\x12\x15\n\rmask_token_id\x18\x04 \x01(\r\x12\x19\n\x11\x61ttention_pattern\x18\x05 \x01(\t\x12\x16\n\x0esupports_edits\x18\x06 \x01(\x08\x12\x1c\n\x14supports_constraints\x18\x07 \x01(\x08\x12)\n\x06params\x18\x08 \x03(\x0b\x32\x19.pydllm.v1.AlgorithmParam\"H\n\x0e\x41lgorithmParam\x12\x11\n\talgorithm\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x15\n\rdefault_value\x18\x03 \x01(\t\"\xc8\x02\n\x14GetModelInfoResponse\x12(\n\x07summary\x18\x01 \x01(\x0b\x32\x17.pydllm.v1.ModelSummary\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\t\x12\r\n\x05\x64type\x18\x05 \x01(\t\x12\x14\n\x0cquantization\x18\x06 \x01(\t\x12\x12\n\nvocab_size\x18\x07 \x01(\r\x12\x15\n\reos_token_ids\x18\x08 \x03(\r\x12\x17\n\x0fparameter_count\x18\t \x01(\x04\x12+\n\tdiffusion\x18\n \x01(\x0b\x32\x18.pydllm.v1.DiffusionInfo\x12\x19\n\x11has_chat_template\x18\x0b \x01(\x08\x12\x1d\n\x15\x64\x65\x66\x61ult_sampling_json\x18\x0c \x01(\t\"H\n\x16LoadLoraAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x12\n\nbase_model\x18\x03 \x01(\t\"B\n\x17LoadLoraAdapterResponse\x12\'\n\x06models\x18\x01 \x03(\x0b\x32\x17.pydllm.v1.ModelSummary\"(\n\x18UnloadLoraAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x19UnloadLoraAdapterResponse\x12\'\n\x06models\x18\x01 \x03(\x0b\x32\x17.pydllm.v1.ModelSummary2\xe4\x02\n\x0cModelService\x12I\n\nListModels\x12\x1c.pydllm.v1.ListModelsRequest\x1a\x1d.pydllm.v1.ListModelsResponse\x12O\n\x0cGetModelInfo\x12\x1e.pydllm.v1.GetModelInfoRequest\x1a\x1f.pydllm.v1.GetModelInfoResponse\x12X\n\x0fLoadLoraAdapter\x12!.pydllm.v1.LoadLoraAdapterRequest\x1a\".pydllm.v1.LoadLoraAdapterResponse\x12^\n\x11UnloadLoraAdapter\x12#.pydllm.v1.UnloadLoraAdapterRequest\x1a$.pydllm.v1.UnloadLoraAdapterResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,17 +41,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMODELINFOREQUEST']._serialized_start=283
   _globals['_GETMODELINFOREQUEST']._serialized_end=319
   _globals['_DIFFUSIONINFO']._serialized_start=322
-  _globals['_DIFFUSIONINFO']._serialized_end=514
-  _globals['_GETMODELINFORESPONSE']._serialized_start=517
-  _globals['_GETMODELINFORESPONSE']._serialized_end=845
-  _globals['_LOADLORAADAPTERREQUEST']._serialized_start=847
-  _globals['_LOADLORAADAPTERREQUEST']._serialized_end=919
-  _globals['_LOADLORAADAPTERRESPONSE']._serialized_start=921
-  _globals['_LOADLORAADAPTERRESPONSE']._serialized_end=987
-  _globals['_UNLOADLORAADAPTERREQUEST']._serialized_start=989
-  _globals['_UNLOADLORAADAPTERREQUEST']._serialized_end=1029
-  _globals['_UNLOADLORAADAPTERRESPONSE']._serialized_start=1031
-  _globals['_UNLOADLORAADAPTERRESPONSE']._serialized_end=1099
-  _globals['_MODELSERVICE']._serialized_start=1102
-  _globals['_MODELSERVICE']._serialized_end=1458
+  _globals['_DIFFUSIONINFO']._serialized_end=557
+  _globals['_ALGORITHMPARAM']._serialized_start=559
+  _globals['_ALGORITHMPARAM']._serialized_end=631
+  _globals['_GETMODELINFORESPONSE']._serialized_start=634
+  _globals['_GETMODELINFORESPONSE']._serialized_end=962
+  _globals['_LOADLORAADAPTERREQUEST']._serialized_start=964
+  _globals['_LOADLORAADAPTERREQUEST']._serialized_end=1036
+  _globals['_LOADLORAADAPTERRESPONSE']._serialized_start=1038
+  _globals['_LOADLORAADAPTERRESPONSE']._serialized_end=1104
+  _globals['_UNLOADLORAADAPTERREQUEST']._serialized_start=1106
+  _globals['_UNLOADLORAADAPTERREQUEST']._serialized_end=1146
+  _globals['_UNLOADLORAADAPTERRESPONSE']._serialized_start=1148
+  _globals['_UNLOADLORAADAPTERRESPONSE']._serialized_end=1216
+  _globals['_MODELSERVICE']._serialized_start=1219
+  _globals['_MODELSERVICE']._serialized_end=1575
 # @@protoc_insertion_point(module_scope)

@@ -38,7 +38,7 @@ class GetModelInfoRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class DiffusionInfo(_message.Message):
-    __slots__ = ("algorithms", "default_block_length", "block_lengths", "mask_token_id", "attention_pattern", "supports_edits", "supports_constraints")
+    __slots__ = ("algorithms", "default_block_length", "block_lengths", "mask_token_id", "attention_pattern", "supports_edits", "supports_constraints", "params")
     ALGORITHMS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_BLOCK_LENGTH_FIELD_NUMBER: _ClassVar[int]
     BLOCK_LENGTHS_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +46,7 @@ class DiffusionInfo(_message.Message):
     ATTENTION_PATTERN_FIELD_NUMBER: _ClassVar[int]
     SUPPORTS_EDITS_FIELD_NUMBER: _ClassVar[int]
     SUPPORTS_CONSTRAINTS_FIELD_NUMBER: _ClassVar[int]
+    PARAMS_FIELD_NUMBER: _ClassVar[int]
     algorithms: _containers.RepeatedScalarFieldContainer[str]
     default_block_length: int
     block_lengths: _containers.RepeatedScalarFieldContainer[int]
@@ -53,7 +54,18 @@ class DiffusionInfo(_message.Message):
     attention_pattern: str
     supports_edits: bool
     supports_constraints: bool
-    def __init__(self, algorithms: _Optional[_Iterable[str]] = ..., default_block_length: _Optional[int] = ..., block_lengths: _Optional[_Iterable[int]] = ..., mask_token_id: _Optional[int] = ..., attention_pattern: _Optional[str] = ..., supports_edits: bool = ..., supports_constraints: bool = ...) -> None: ...
+    params: _containers.RepeatedCompositeFieldContainer[AlgorithmParam]
+    def __init__(self, algorithms: _Optional[_Iterable[str]] = ..., default_block_length: _Optional[int] = ..., block_lengths: _Optional[_Iterable[int]] = ..., mask_token_id: _Optional[int] = ..., attention_pattern: _Optional[str] = ..., supports_edits: bool = ..., supports_constraints: bool = ..., params: _Optional[_Iterable[_Union[AlgorithmParam, _Mapping]]] = ...) -> None: ...
+
+class AlgorithmParam(_message.Message):
+    __slots__ = ("algorithm", "name", "default_value")
+    ALGORITHM_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_VALUE_FIELD_NUMBER: _ClassVar[int]
+    algorithm: str
+    name: str
+    default_value: str
+    def __init__(self, algorithm: _Optional[str] = ..., name: _Optional[str] = ..., default_value: _Optional[str] = ...) -> None: ...
 
 class GetModelInfoResponse(_message.Message):
     __slots__ = ("summary", "architecture", "source", "revision", "dtype", "quantization", "vocab_size", "eos_token_ids", "parameter_count", "diffusion", "has_chat_template", "default_sampling_json")
