@@ -52,6 +52,11 @@ $(CLIENTS)/.%: requirements/clients-%.txt | $(VENV)/.system-serve
 	@$(CLIENTS)/$*/bin/pip check -q --disable-pip-version-check
 	@touch $@
 
+# llama.cpp without programs, images, chat templates and OpenMP: a forward pass of its library is all that is compared.
+$(CLIENTS)/.llama: tools/llama_library.cmake
+$(CLIENTS)/.llama: export CMAKE_ARGS = -DLLAVA_BUILD=OFF -DGGML_OPENMP=OFF \
+  -DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/tools/llama_library.cmake
+
 clients: $(CLIENTS)/.openai3 $(CLIENTS)/.openai2 $(CLIENTS)/.lm_eval
 
 build: $(VENV)/.built
