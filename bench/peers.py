@@ -440,9 +440,12 @@ def main() -> int:
         sys.exit(
             f"--only: no row contains {arguments.only!r}; rows: {', '.join(map(str, all_rows(tiny=arguments.tiny)))}"
         )
-    for row in rows:
-        if arguments.again or not report.has(row):
-            report.add(measured(row, arguments))
+    try:
+        for row in rows:
+            if arguments.again or not report.has(row):
+                report.add(measured(row, arguments))
+    except RuntimeError as error:
+        sys.exit(str(error))
     results = [result for result in report.results if result["row"] in [asdict(row) for row in rows]]
     for work in HEADS:
         print(f"{work}\n{table(results, work, arguments.clock)}")
