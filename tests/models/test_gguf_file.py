@@ -58,16 +58,16 @@ def test_rotating_neighbours_of_reordered_rows_gives_the_scores_of_rotating_halv
 
 def test_keys_are_reordered_by_their_own_number_of_heads(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    names = {"q_proj": 12, "k_proj": 4, "v_proj": 4}
+    names = {"q_proj": 8, "k_proj": 4, "v_proj": 4}
     at = "model.transformer.blocks.0.{}.weight"
     stored = {at.format(n): random.normal(size=(rows, 12)).astype(np.float32) for n, rows in names.items()}
     save_file(stored, tmp_path / "model.safetensors")
     facts = gguf_file.Facts(
-        "llada", 1, 12, 8, heads=3, kv_heads=1, context=8, vocabulary=8, epsilon=1e-5, rope_theta=1e4
+        "llada", 1, 12, 8, heads=2, kv_heads=1, context=8, vocabulary=8, epsilon=1e-5, rope_theta=1e4
     )
     found = dict(gguf_file.llama_tensors(tmp_path, facts))
     order = [0, 2, 1, 3]  # of a head of four rows
-    queries = stored[at.format("q_proj")].reshape(3, 4, 12)[:, order].reshape(12, 12)
+    queries = stored[at.format("q_proj")].reshape(2, 4, 12)[:, order].reshape(8, 12)
     np.testing.assert_array_equal(found["blk.0.attn_q.weight"], queries)
     np.testing.assert_array_equal(found["blk.0.attn_k.weight"], stored[at.format("k_proj")][order])
     np.testing.assert_array_equal(found["blk.0.attn_v.weight"], stored[at.format("v_proj")])
