@@ -284,7 +284,8 @@ def spoken(found: dict[str, dict[str, float]]) -> str:
 
 
 def seconds(result: dict[str, Any], work: str, name: str, clock: str) -> list[float]:
-    """Of one forward or one block in every round."""
+    """Of one forward or one block in every round. With two threads always the wall's: CPU time counts their waiting."""
+    clock = clock if result["row"]["threads"] == 1 else "wall"
     if work == "block" and name.startswith("llama"):
         return [turn[clock] * BLOCK for turn in result["turns"]["forward"][name]]
     return [turn[clock] for turn in result["turns"][work][name]]
@@ -294,6 +295,16 @@ def ratios(result: dict[str, Any], work: str, name: str, clock: str) -> list[flo
     """Inside each round; above 1 pydllm is faster."""
     pairs = zip(seconds(result, work, "pydllm", clock), seconds(result, work, name, clock), strict=True)
     return [theirs / ours for ours, theirs in pairs]
+
+
+def processor_share(result: dict[str, Any]) -> str:
+    """CPU time over wall time and threads of every peer: what it got of the processors while it worked."""
+    turns = result["turns"]["forward"]
+    shares = {
+        name: statistics.median(turn["cpu"] / turn["wall"] / result["row"]["threads"] for turn in turns[name])
+        for name in turns
+    }
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
 
 
 NAMES = ("pydllm", "torch", "llama", "llama F16")
@@ -361,8 +372,10 @@ def cpu_model() -> str:
 def markdown(report: dict[str, Any]) -> str:
     results, clock = report["results"], report["clock"]
     facts = {name: value for name, value in report.items() if name != "results"}
-    facts |= {f"{name} runs on": value for name, value in results[-1]["systems"].items()}
+    for name in results[-1]["systems"]:
+        facts[f"{name} runs on"] = "; ".join(dict.fromkeys(result["systems"][name] for result in results))
     facts["versions"] = ", ".join(results[-1]["versions"].values())
+    shares = [f"* {Row(**result['row'])}: {processor_share(result)}" for result in results]
     agreed = [f"* {Row(**result['row'])}: {spoken(result['agreement'])}" for result in results]
     parts = [
         "# The same work on a CPU: pydllm, torch, llama.cpp",
@@ -372,6 +385,8 @@ def markdown(report: dict[str, Any]) -> str:
         f"## block: {BLOCK} tokens after {POSITIONS - BLOCK} positions, one token a forward, prefix cache",
         table(results, "block", clock),
         f"llama.cpp has no cache for these models: its block is {BLOCK} of its forwards.",
+        "## What the peers got of the processors in a forward (with one thread less than 95 %: other programs ran)",
+        "\n".join(shares),
         "## Logits compared before timing, against pydllm's",
         "\n".join(agreed),
     ]
@@ -416,7 +431,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--again", action="store_true", help="measure rows that the report already has once more")
     parser.add_argument("--tiny", action="store_true", help="tiny models: shows in a minute that everything works")
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: where other programs run beside")
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="of rows with one thread; cpu: other programs run"
+    )
     parser.add_argument(
         "--core", type=int, default=max(os.sched_getaffinity(0)), help="the CPU of rows with one thread"
     )

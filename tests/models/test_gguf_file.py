@@ -129,6 +129,13 @@ def test_a_block_of_llama_cpp_is_32_of_its_forwards_in_the_same_round() -> None:
     assert peers.ratios(RESULT, "block", "llama", "wall") == [16.0, 8.0, 6.0]
 
 
+def test_two_threads_are_timed_by_the_wall_whatever_the_clock() -> None:
+    turns = {"forward": {"pydllm": [{"wall": 2.0, "cpu": 3.0}], "torch": [{"wall": 4.0, "cpu": 9.0}]}}
+    results = [{"row": {"threads": threads}, "turns": turns} for threads in (1, 2)]
+    assert [peers.ratios(result, "forward", "torch", "cpu") for result in results] == [[3.0], [2.0]]
+    assert peers.processor_share(results[1]) == "pydllm 75%, torch 112%"
+
+
 def test_a_verdict_is_of_the_median() -> None:
     found = {line: kept for kept, line in peers.verdicts([RESULT], "wall")}
     assert [line.split(": ")[0] for line in found] == ["pass", "pass", "FAIL", "pass"]
