@@ -438,7 +438,7 @@ def parse_arguments() -> argparse.Namespace:
         "--core", type=int, default=max(os.sched_getaffinity(0)), help="the CPU of rows with one thread"
     )
     parser.add_argument(
-        "--folder", type=Path, default=ROOT / "build" / "bench-peers", help="for the checkpoints: 13 GB"
+        "--folder", type=Path, default=ROOT / "build" / "bench-peers", help="for the checkpoints: 15 GB"
     )
     parser.add_argument(
         "--output", type=Path, default=ROOT / "bench" / "results", help="where peers-<date>.json and .md go"

@@ -101,7 +101,8 @@ class Model:
         q, k, v = (self.heads(x, at + self.names[name], begin) for name in "qkv")
         self.cache[layer, 0, :, :, begin:end], self.cache[layer, 1, :, :, begin:end] = k, v
         groups = self.sizes.heads // self.sizes.kv_heads
-        keys, values = self.cache[layer, :, :, :, :total].repeat_interleave(groups, dim=2)
+        cached = self.cache[layer, :, :, :, :total]
+        keys, values = cached if groups == 1 else cached.repeat_interleave(groups, dim=2)
         attended = functional.scaled_dot_product_attention(q, keys, values)
         return self.linear(attended.transpose(1, 2).reshape(x.shape[0], -1), at + self.names["o"])
 
