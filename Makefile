@@ -8,8 +8,7 @@ ARGS ?=
 CPP_SOURCES := $(shell find core cmake CMakeLists.txt -type f)
 
 .PHONY: help serve build test test-fast test-all test-cpp test-python lint format bench proto proto-check asan tsan qemu \
-  clients test-gateway accept-core accept-serving accept-demo accept-families \
-  mutants clean
+  clients bench-peers test-gateway accept-core accept-serving accept-demo accept-families mutants clean
 
 help:
 	@echo "make serve [ARGS='MODEL --grpc-port 50051']  build and serve (no MODEL: the embedded demo model)"
@@ -54,7 +53,12 @@ $(CLIENTS)/.%: requirements/clients-%.txt | $(VENV)/.system-serve
 	@$(CLIENTS)/$*/bin/pip check -q --disable-pip-version-check
 	@touch $@
 
-clients: $(CLIENTS)/.openai3 $(CLIENTS)/.openai2 $(CLIENTS)/.lm_eval
+# llama.cpp without programs, images, chat templates and OpenMP: a forward pass of its library is all that is compared.
+$(CLIENTS)/.llama: tools/llama_library.cmake
+$(CLIENTS)/.llama: export CMAKE_ARGS = -DLLAVA_BUILD=OFF -DGGML_OPENMP=OFF \
+  -DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/tools/llama_library.cmake
+
+clients: $(CLIENTS)/.openai3 $(CLIENTS)/.openai2 $(CLIENTS)/.lm_eval $(CLIENTS)/.llama
 
 build: $(VENV)/.built
 
@@ -123,6 +127,10 @@ bench: $(VENV)/.built $(VENV)/.test
 	$(BIN)/python bench/step.py
 	$(BIN)/python bench/serve.py
 
+# Apart from the others: it takes 20 minutes and builds llama.cpp first.
+bench-peers: $(VENV)/.built $(VENV)/.test $(CLIENTS)/.llama
+	$(BIN)/python bench/peers.py $(ARGS)
+
 # --- proof ---
 
 accept-core: $(VENV)/.built $(VENV)/.test $(VENV)/.system-all
@@ -134,7 +142,7 @@ accept-serving: $(VENV)/.built $(VENV)/.test $(VENV)/.system-all
 accept-demo: $(VENV)/.built $(VENV)/.test
 	$(BIN)/python tests/accept/demo.py $(ARGS)
 
-accept-families: $(VENV)/.built $(VENV)/.test
+accept-families: $(VENV)/.built $(VENV)/.test $(CLIENTS)/.llama
 	$(BIN)/python tests/accept/families.py $(ARGS)
 
 mutants: $(VENV)/.built $(VENV)/.test

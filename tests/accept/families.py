@@ -23,6 +23,8 @@ LINES = [
     Line("vectors-blocks", "the executed vectors of the algorithms of block-causal models", cpp(BLOCK_CAUSAL)),
     Line("logits", "every family's logits against transformers or a float64 reference, every dtype, shards",
          tests("tests/models/test_families_transformers.py", "tests/models/test_dream_golden.py")),
+    Line("llama-cpp", "LLaDA's, Dream's and LLaDA-MoE's logits against llama.cpp, float32, every choice the same",
+         tests("tests/models/test_llama_cpp.py")),
     Line("routers", "expert routers and the expert product against the formula in float64, exact ties included",
          cpp("*Router.*:ExpertFfn*")),
     Line("contract", "every registered algorithm: ends, progresses, writes only where it may, at every remainder",
