@@ -232,8 +232,8 @@ class Machine {
     }
   }
 
-  // Ends the launch from within a kernel.
-  [[noreturn]] void stop(const std::string& what) {
+  // Ends the launch from within a kernel, whose stack is not unwound: nothing on it may own memory.
+  [[noreturn]] void stop(const char* what) {
     error_ = what;
     suspend(Wait::kEnded);
     std::abort();  // an ended fiber is not resumed
