@@ -8,12 +8,13 @@ ARGS ?=
 CPP_SOURCES := $(shell find core cmake CMakeLists.txt -type f)
 
 .PHONY: help serve build test test-fast test-all test-cpp test-python lint format bench proto proto-check asan tsan qemu \
-  clients bench-peers test-gateway accept-core accept-serving accept-demo accept-families mutants clean
+  clients bench-peers test-gateway accept-core accept-serving accept-demo accept-families mutants cuda clean
 
 help:
 	@echo "make serve [ARGS='MODEL --grpc-port 50051']  build and serve (no MODEL: the embedded demo model)"
 	@echo "make test | test-fast | test-all             the suite; the part under a minute; everything incl. sanitizers"
 	@echo "make lint | format | proto | bench           checks; formatting; committed gRPC stubs; benchmarks"
+	@echo "make cuda                                    compile the CUDA kernels (nvcc) and hold them to their budgets"
 	@echo "make accept-core | -serving | -demo | -families   promises with figures"
 	@echo "make mutants                                 patches that must turn a test red"
 
@@ -100,6 +101,18 @@ asan tsan: $(VENV)/.test
 	  -DPYDLLM_SANITIZE=$(SANITIZER) >build/$@-configure.log || { cat build/$@-configure.log; exit 1; }
 	cmake --build build/$@ --target pydllm_tests
 	TSAN_OPTIONS=halt_on_error=1 ASAN_OPTIONS=detect_leaks=1 build/$@/pydllm_tests --gtest_brief=1
+
+# Compiles the CUDA kernels for every architecture, without warnings, and holds them to core/ops/cuda/budgets.json.
+$(VENV)/.cuda: requirements/cuda.txt $(VENV)/.created
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements/cuda.txt
+	@touch $@
+
+cuda: $(VENV)/.cuda
+	@mkdir -p build
+	cmake -S . -B build/cuda -G Ninja -DPYDLLM_CUDA=ON >build/cuda-configure.log || \
+	  { cat build/cuda-configure.log; exit 1; }
+	cmake --build build/cuda --target pydllm_cuda_ops
+	$(BIN)/python tools/cuda_budgets.py build/cuda/CMakeFiles/pydllm_cuda_ops.dir/core/ops/cuda/*.o
 
 # --- checks ---
 

@@ -20,7 +20,7 @@ if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
 endif()
 enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
-file(GLOB PYDLLM_CUDA_SOURCES CONFIGURE_DEPENDS core/tensor/cuda/*.cu core/ops/cuda/*.cu)
+file(GLOB PYDLLM_CUDA_SOURCES CONFIGURE_DEPENDS core/tensor/cuda/*.cu)
 add_library(pydllm_cuda OBJECT ${PYDLLM_CUDA_SOURCES})
 set_target_properties(pydllm_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden
   CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED OFF)
@@ -30,3 +30,13 @@ target_compile_options(pydllm_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20
 set_target_properties(pydllm_core PROPERTIES CUDA_ARCHITECTURES "${CMAKE_CUDA_ARCHITECTURES}")
 target_sources(pydllm_core PRIVATE $<TARGET_OBJECTS:pydllm_cuda>)
 target_link_libraries(pydllm_core PUBLIC CUDA::cudart_static)
+
+# The kernels of the ops. No op uses them yet, so only `make cuda` builds them.
+file(GLOB PYDLLM_CUDA_OPS CONFIGURE_DEPENDS core/ops/cuda/*.cu)
+add_library(pydllm_cuda_ops OBJECT EXCLUDE_FROM_ALL ${PYDLLM_CUDA_OPS})
+set_target_properties(pydllm_cuda_ops PROPERTIES CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden
+  CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED OFF CUDA_ARCHITECTURES "80-real;90a-real;100a-real")
+target_include_directories(pydllm_cuda_ops PRIVATE core)
+# --expt-relaxed-constexpr: kernels call the constexpr functions that they share with the host.
+target_compile_options(pydllm_cuda_ops PRIVATE
+  -std=c++20 --expt-relaxed-constexpr "SHELL:-Werror all-warnings" "SHELL:-Xcompiler -Wall,-Wextra")

@@ -1,6 +1,6 @@
 // Philox4x32-10, the counter-based generator of Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011).
 // Counter-based so that a draw depends only on (seed, purpose, step, position, index): never on the batch, the thread
-// or what was drawn before. Header-only and free of std so that device code can use it.
+// or what was drawn before. Header-only, constexpr and free of std: device code calls it too.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ struct Philox4 {
   uint32_t v[4];
 };
 
-inline Philox4 philox4x32_10(const uint32_t counter[4], uint64_t key) {
+constexpr Philox4 philox4x32_10(const uint32_t counter[4], uint64_t key) {
   uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
   uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
   for (int round = 0; round < 10; ++round) {
@@ -33,14 +33,14 @@ inline Philox4 philox4x32_10(const uint32_t counter[4], uint64_t key) {
 enum class RandomPurpose : uint32_t { kToken = 0, kPosition = 1 };
 
 // Four 32-bit draws for (seed; purpose, step, position, block). For kToken, `block` is token id / 4.
-inline Philox4 random_draw(uint64_t seed, RandomPurpose purpose, uint32_t step, uint32_t position, uint32_t block) {
+constexpr Philox4 random_draw(uint64_t seed, RandomPurpose purpose, uint32_t step, uint32_t position, uint32_t block) {
   const uint32_t counter[4] = {block, position, step, static_cast<uint32_t>(purpose)};
   return philox4x32_10(counter, seed);
 }
 
 // Maps 32 random bits to (0, 1): never 0, never 1 (the largest 128 would round up to it), precise near 0 (relative
 // 2^-24).
-inline float open_unit(uint32_t bits) {
+constexpr float open_unit(uint32_t bits) {
   constexpr float kBelowOne = 0.99999994f;  // 1 - 2^-24
   const float unit = (static_cast<float>(bits) + 0.5f) * 2.3283064365386963e-10f;
   return unit < kBelowOne ? unit : kBelowOne;
