@@ -15,17 +15,19 @@ from typing import Any
 from safetensors import safe_open
 from tasks import LESSONS, MEMORISED, SIBLING_LESSON
 
-_LESSONS = " and ".join(f"{lesson.steps:,}" for lesson in LESSONS)
+_LESSONS = ", ".join(f"{lesson.steps:,}" for lesson in LESSONS)
 _KINDS = {
     "LLaDAModelLM": {
         "title": "The demo model",
+        "name": "demo",
         "summary": "A masked-diffusion language model trained from nothing on generated problems; what `pydllm` serves "
         "when no model is named.",
         "architecture": "The LLaDA layout (`LLaDAModelLM`): bidirectional attention,",
-        "training": f"Two lessons of {_LESSONS} steps on two CPU cores, about 75 answers per step, with Muon and Adam.",
+        "training": f"Lessons of {_LESSONS} steps on two CPU cores, about 75 answers per step, with Muon and Adam.",
     },
     "SDARForCausalLM": {
         "title": "The demo model's block-causal sibling",
+        "name": "demo-block",
         "summary": "The demo model, continued with block-causal attention over blocks of 8, 16 and 32 tokens.",
         "architecture": "The SDAR layout (`SDARForCausalLM`, Qwen3's names, normalised queries and keys): attention "
         "sees the own and earlier blocks,",
@@ -56,13 +58,14 @@ def card(folder: Path, report: dict[str, Any]) -> str:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     row = report["rows"][0]
     words = row["setting"].split()
+    kind = _KINDS[config["architectures"][0]]
     return Template(Path(__file__).with_name("card.md").read_text(encoding="utf-8")).substitute(
-        **_KINDS[config["architectures"][0]],
+        **kind,
         vocabulary=config["vocab_size"],
         parameters=f"{parameters(folder):,}",
         setting=f"`{row['setting']}`, {row['tokens_per_forward']:.2f} tokens per forward pass",
         max_tokens=report["max_tokens"],
-        command=f'`pydllm eval --setting "{" ".join(words)}" --max-tokens {report["max_tokens"]}`',
+        command=f'`pydllm eval {kind["name"]} --setting "{" ".join(words)}" --max-tokens {report["max_tokens"]}`',
         table=table(row),
     )
 

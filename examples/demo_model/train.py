@@ -1,7 +1,7 @@
-"""Trains the demo model in two lessons, or its block-causal sibling from it:
+"""Trains the demo model, lesson after lesson, or its block-causal sibling from it:
 
     python examples/demo_model/train.py --out build/demo_model
-    python examples/demo_model/train.py --out build/sibling --sibling-of build/demo_model/lesson-2
+    python examples/demo_model/train.py --out build/sibling --sibling-of build/demo_model/lesson-3
 
 An hour and a half on two CPU cores, minutes on a GPU. Deterministic for a number of processes and a device: the
 schedule counts steps, not seconds. State is saved every --save-every steps; the same command continues from it, and a
