@@ -35,8 +35,9 @@ class LogitRules {
   std::span<const LogitEdit> fixed(int32_t position) const noexcept { return position < early_end_ ? early_ : late_; }
   // The same and the penalties of `counts` (ascending ids).
   std::vector<LogitEdit> edits(int32_t position, std::span<const TokenCount> counts) const;
-  // The tokens that penalties count: written positions of the answer, whether final or not. Not fixed text between holes,
-  // not the mask, and not what ends the answer: behind an end of sequence models write many more of them, which are no part of it. Ascending ids.
+  // The tokens that penalties count: written positions of the answer, whether final or not. Not fixed text between
+  // holes, not the mask, and not what ends the answer: behind an end of sequence models write many more of them, which
+  // are no part of it. Ascending ids.
   std::vector<TokenCount> count(const decode::Canvas& canvas) const;
   bool counts(int32_t token) const;
   int32_t early_end() const noexcept { return early_end_; }

@@ -240,11 +240,11 @@ std::unique_ptr<LiveRequest> make_live(Request request, const decode::Algorithm&
                                     .block_length = model.block_length,
                                     .seed = live->request.seed,
                                     .eos_token_ids = live->request.eos_token_ids,
-                                     .delete_token_id = options.delete_token_id,
-                                     .split_token_id = options.split_token_id,
-                                     .params = &live->request.params,
-                                     .defaults = &defaults,
-                                     .fixed = live->canvas.fixed_in_answer()});
+                                    .delete_token_id = options.delete_token_id,
+                                    .split_token_id = options.split_token_id,
+                                    .params = &live->request.params,
+                                    .defaults = &defaults,
+                                    .fixed = live->canvas.fixed_in_answer()});
   return live;
 }
 
