@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from pydllm.outputs import StreamEvent
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "pictures"
-LINES = ("How do you work?", "/algorithm llada_schedule", "/set remasking=random", "/seed 2", "Hi there.")
+LINES = ("How do you work?", "/algorithm llada_schedule", "/set remasking=random", "/seed 2", "Describe a fox.")
 """What is typed: an answer in one forward, then one step by step in a random order."""
-SHOWN_CELLS = 17
+SHOWN_CELLS = 21
 """The picture stops where the last answer has this many of its 32 cells."""
 SECONDS = 0.002
 """Every time in the counter lines of finished answers."""

@@ -93,7 +93,7 @@ def _edit_lines(session: Session) -> None:
 def _backend(options: Mapping[str, Resolved]) -> Backend:
     if options["server"].value is not None:
         return _remote(options)
-    from pydllm.engine.embedded import embedded_name
+    from pydllm.embedded import embedded_name
     from pydllm.llm import LLM
     from pydllm.terminal.local import LocalBackend
 

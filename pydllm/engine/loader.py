@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from pydllm import _core
 from pydllm.checkpoint import Checkpoint, open_checkpoint, resolve
+from pydllm.embedded import embedded_directory, embedded_name
 from pydllm.engine.config import EngineConfig
-from pydllm.engine.embedded import embedded_directory, embedded_name
 from pydllm.engine.facts import ModelFacts, find_algorithm
 from pydllm.engine.failures import load_error
 from pydllm.engine.memory import available_memory, kv_pages

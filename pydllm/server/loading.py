@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from pydllm.embedded import embedded_name
 from pydllm.engine import AsyncEngine, EngineConfig, find, start
-from pydllm.engine.embedded import embedded_name
 from pydllm.server.no_tokenizer import NoTokenizer
 from pydllm.server.served import Served
 from pydllm.text import ChatTemplate, Tokenizer

@@ -11,7 +11,7 @@ from card import card
 from tasks import CHOSEN, COMPUTED
 from vocabulary import build
 
-from pydllm.engine.embedded import embedded_directory
+from pydllm.embedded import embedded_directory
 from pydllm.evaluate.backends import Local
 from pydllm.evaluate.grid import parse
 from pydllm.evaluate.run import run

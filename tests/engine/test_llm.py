@@ -221,8 +221,11 @@ def test_min_tokens_holds_back_the_end(demo: LLM, least: int, diffusion: Diffusi
 @pytest.mark.parametrize("penalty", ["frequency_penalty", "presence_penalty"])
 def test_penalties_are_against_what_is_written(demo: LLM, penalty: str) -> None:
     def different(value: float) -> int:
-        sampling = SamplingParams(ignore_eos=True, max_tokens=60, **{penalty: value})
-        return len(set(only(demo.generate(SUM[0]["content"], sampling=sampling, diffusion=SMALL_BLOCKS)).token_ids))
+        endless = {"logit_bias": dict.fromkeys((0, 5), -100), "ignore_eos": True, "max_tokens": 60}
+        sampling = SamplingParams(**endless, **{penalty: value})
+        return len(
+            set(only(demo.generate("Sort: apple, river, moon.", sampling=sampling, diffusion=SMALL_BLOCKS)).token_ids)
+        )
 
     assert different(-2.0) < different(0.0) < different(2.0)
 

@@ -94,7 +94,7 @@ def test_demo_model_suggests_its_generation_defaults() -> None:
     assert checkpoint.dtype == "bfloat16"
     assert checkpoint.eos_token_ids == (0, 5)
     assert checkpoint.mask_token_id == 1
-    assert checkpoint.generation_defaults.max_new_tokens == 32
+    assert checkpoint.generation_defaults.max_new_tokens == 96
     assert checkpoint.generation_defaults.block_length == 32
     assert checkpoint.generation_defaults.ignored_fields == ()
 

@@ -86,7 +86,7 @@ async def test_model_info_tells_the_facts_and_no_path(demo: Client) -> None:
     assert info.summary == listed[0]
     assert info.architecture == "LLaDAModelLM"
     assert info.vocab_size == VOCABULARY
-    assert info.parameter_count == 2_018_496
+    assert info.parameter_count == 2_127_936
     assert info.dtype == "bfloat16"
     assert list(info.eos_token_ids) == [0, 5]
     assert info.diffusion.algorithms[0] == "confidence_threshold"

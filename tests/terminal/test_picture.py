@@ -57,8 +57,8 @@ def test_the_picture_shows_a_finished_turn_and_one_half_masked(drawn: tuple[str,
     assert "> How do you work?" in text
     assert any("24.00 tokens/forward · 1 forward" in row for row in text)
     middle = next(row for row in text if row.count(MASK) > 5)
-    assert "Hi there" in middle
-    assert text[text.index(middle) + 1].startswith("block 1: 17 of 32 cells")
+    assert "fox" in middle
+    assert text[text.index(middle) + 1].startswith("block 1: 21 of 32 cells")
     colors = {element.get("fill") for element in ElementTree.fromstring(drawn[0]).iter(f"{SVG}text")}
     assert len(colors) >= 5
     record_property("figure", f"docs/pictures/chat.svg: {middle.count(MASK)} of 32 cells masked, {len(colors)} colors")
@@ -70,7 +70,7 @@ def test_the_animation_goes_from_masks_to_the_answer(drawn: tuple[str, str]) -> 
     assert masked[0] == 32
     assert masked[-1] == 0
     assert masked == sorted(masked, reverse=True)
-    assert "Hi there! What can I do for you?" in "".join(frames[-1].itertext())
+    assert "A fox is a clever red animal that lives in the forest. It hunts at night." in "".join(frames[-1].itertext())
 
 
 @pytest.mark.parametrize(("name", "number"), [("chat.svg", 0), ("chat-animated.svg", 1)])
