@@ -139,6 +139,12 @@ class Typist:
         )
         os.close(other)
 
+    def interrupt_at_prompt(self) -> None:
+        """Ctrl-C once the prompt stands. readline misses a signal between writing its prompt and waiting for a key."""
+        self.expect("> ")
+        time.sleep(0.5)
+        self.press("\x03")
+
     def press(self, text: str) -> None:
         os.write(self._terminal, text.encode("utf-8", "surrogateescape"))
 

@@ -111,16 +111,13 @@ def test_ctrl_c_cancels_the_answer_and_the_session_goes_on() -> None:
 
 def test_ctrl_c_twice_at_the_prompt_leaves_and_once_does_not() -> None:
     with Typist("chat") as typist:
-        typist.expect("> ")
-        typist.press("\x03")
+        typist.interrupt_at_prompt()
         typist.expect("Ctrl-C again or Ctrl-D leaves")
         typist.ask("/reset")
         typist.expect("a new conversation")
-        typist.expect("> ")
-        typist.press("\x03")
+        typist.interrupt_at_prompt()
         typist.expect("Ctrl-C again")
-        typist.expect("> ")
-        typist.press("\x03")
+        typist.interrupt_at_prompt()
         assert typist.end() == 0
 
 
