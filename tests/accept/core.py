@@ -39,7 +39,7 @@ LINES = [
     Line("tsan", "core tests clean under ThreadSanitizer",
          make("tsan", show=r"^\[==========\].* ran.*$|^\[  PASSED  \].*$"), False),
     Line("fresh-clone", "fresh clone: make serve listens in under five minutes, generate prints 42, make test green",
-         program(PYTHON, "tests/accept/fresh_clone.py", show=r"^fresh clone: (.*)$", timeout=3600), False),
+         program(PYTHON, "tests/accept/fresh_clone.py", "--whole", show=r"^fresh clone: (.*)$", timeout=3600), False),
 ]  # fmt: skip
 
 
