@@ -24,7 +24,7 @@ LEAST_PROBLEMS = 200
 LEAST_SPEED = 6.0
 """Tokens per forward pass at the accuracy of the fixed schedule."""
 EQUAL = 0.02
-SPEED_PROBLEMS = 100
+SPEED_PROBLEMS = 50
 """Of each family."""
 BATCH = 64
 BLOCK = 32
