@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 STEPS = 40
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
+    """Before `trained`, too: with two threads sums are rounded otherwise."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
