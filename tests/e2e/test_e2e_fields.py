@@ -111,9 +111,14 @@ CHAT_CASES = {
     "verbosity": Case("low"),
     "web_search_options": Case({}),
 }
+AS_TEMPLATE = (
+    "<|startoftext|><|start_header_id|>user<|end_header_id|>\n\nHello!<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n"
+)
+"""A question as the chat template renders it: after a bare word the demo model ends at once."""
 TEXT_CASES = {
     **COMMON,
-    "prompt": Case("Hello", differs),
+    "prompt": Case(AS_TEMPLATE, differs),
     "model": Case("demo", lambda a: a.reply.json()["model"] == "demo"),
     "best_of": Case(3),
     "echo": Case(True, lambda a: a.text() == SUM + text_of(a.before)),
