@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +26,14 @@ def printed(stack: Stack) -> list[str]:
 
 
 def example(stack: Stack, *words: str) -> str:
-    """The one command that begins with the first word and contains the others."""
-    [found] = [line for line in printed(stack) if line.startswith(words[0]) and all(word in line for word in words)]
-    return found
+    """The one command that begins with the first word and contains the others. serve prints it after its ready line."""
+    end = time.monotonic() + 30
+    while True:
+        found = [line for line in printed(stack) if line.startswith(words[0]) and all(word in line for word in words)]
+        if found or time.monotonic() > end:
+            [line] = found
+            return line
+        time.sleep(0.1)
 
 
 def paste(line: str, python: str) -> str:
