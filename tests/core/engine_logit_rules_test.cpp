@@ -161,7 +161,7 @@ int expect_formula(const fake::Behaviour& model, const Request& request, const E
 }
 
 TEST_P(RulesOfEveryAlgorithm, EveryWrittenTokenIsTheBestOfThePenalisedSoftmax) {
-  if (edits_by_controls()) GTEST_SKIP() << "deletes and splits move tokens to positions that they were not made for";
+  if (edits_by_controls()) GTEST_SKIP() << "deletes and splits move tokens away from the row that they were made from";
   const fake::Behaviour model = behaviour();
   Client client(model);
   for (size_t prompt = 1; prompt <= 6; ++prompt) {
