@@ -5,15 +5,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# The builds below share what ccache has compiled for one of them: only paths inside of the tree tell them apart.
+export CCACHE_BASEDIR ?= $(CURDIR)
+export CCACHE_NOHASHDIR ?= 1
 CPP_SOURCES := $(shell find core cmake CMakeLists.txt -type f)
 
 .PHONY: help serve build test test-fast test-all test-cpp test-python lint format bench proto proto-check asan tsan qemu \
-  clients bench-peers test-gateway accept-core accept-serving accept-demo accept-families mutants cuda clean
+  clients bench-peers test-gateway accept-core accept-serving accept-demo accept-families mutants cuda cuda-emulated clean
 
 help:
 	@echo "make serve [ARGS='MODEL --grpc-port 50051']  build and serve (no MODEL: the embedded demo model)"
 	@echo "make test | test-fast | test-all             the suite; the part under a minute; everything incl. sanitizers"
 	@echo "make lint | format | proto | bench           checks; formatting; committed gRPC stubs; benchmarks"
+	@echo "make cuda-emulated                           the engine on the CUDA kernels, emulated on the CPU"
 	@echo "make cuda                                    compile the CUDA kernels (nvcc) and hold them to their budgets"
 	@echo "make accept-core | -serving | -demo | -families   promises with figures"
 	@echo "make mutants                                 patches that must turn a test red"
@@ -75,7 +79,7 @@ test-fast: $(VENV)/.built $(VENV)/.test
 
 test-cpp: $(VENV)/.test
 	@mkdir -p build
-	cmake -S . -B build/cpp -G Ninja -DPYDLLM_TESTS=ON -DPYDLLM_CUDA=OFF >build/cpp-configure.log || \
+	cmake -S . -B build/cpp -G Ninja -DPYDLLM_TESTS=ON -DPYDLLM_CUDA=EMULATED >build/cpp-configure.log || \
 	  { cat build/cpp-configure.log; exit 1; }
 	cmake --build build/cpp --target pydllm_tests
 	build/cpp/pydllm_tests --gtest_brief=1
@@ -94,10 +98,13 @@ qemu: test-cpp $(VENV)/.system-all
 
 # The C++ tests under AddressSanitizer + UndefinedBehaviorSanitizer and under ThreadSanitizer.
 asan: SANITIZER = address
+asan: CUDA = EMULATED
+# The emulation's fibers are nothing that ThreadSanitizer can follow.
 tsan: SANITIZER = thread
+tsan: CUDA = OFF
 asan tsan: $(VENV)/.test
 	@mkdir -p build
-	cmake -S . -B build/$@ -G Ninja -DPYDLLM_TESTS=ON -DPYDLLM_CUDA=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	cmake -S . -B build/$@ -G Ninja -DPYDLLM_TESTS=ON -DPYDLLM_CUDA=$(CUDA) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 	  -DPYDLLM_SANITIZE=$(SANITIZER) >build/$@-configure.log || { cat build/$@-configure.log; exit 1; }
 	cmake --build build/$@ --target pydllm_tests
 	TSAN_OPTIONS=halt_on_error=1 ASAN_OPTIONS=detect_leaks=1 build/$@/pydllm_tests --gtest_brief=1
@@ -113,6 +120,18 @@ cuda: $(VENV)/.cuda
 	  { cat build/cuda-configure.log; exit 1; }
 	cmake --build build/cuda --target pydllm_cuda_ops
 	$(BIN)/python tools/cuda_budgets.py build/cuda/CMakeFiles/pydllm_cuda_ops.dir/core/ops/cuda/*.o
+
+# The recordings and the engine's tests on the emulated CUDA device: an extension of its own, which nobody installs.
+DEVICE_TESTS := tests/engine/test_golden.py tests/engine/test_golden_d3llm.py tests/engine/test_dream_golden_runs.py \
+  tests/models/test_llada_golden.py tests/models/test_dream_golden.py tests/models/test_llada2_golden.py
+
+cuda-emulated: $(VENV)/.built $(VENV)/.test
+	@mkdir -p build
+	cmake -S . -B build/emulated -G Ninja -DPYDLLM_PYTHON=ON -DPYDLLM_CUDA=EMULATED \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) \
+	  >build/emulated-configure.log || { cat build/emulated-configure.log; exit 1; }
+	cmake --build build/emulated --target _core
+	PYDLLM_TEST_DEVICE=cuda $(BIN)/python tools/with_core.py build/emulated/_core*.so -m pytest -q $(DEVICE_TESTS) $(ARGS)
 
 # --- checks ---
 

@@ -1,9 +1,21 @@
 # Optional CUDA support. Off where nvcc is absent; the extension links a static cudart, so it loads without a driver.
+# EMULATED, for tests: the kernels are compiled by the host compiler and run on the CPU (core/ops/cuda/emulation.h).
+file(GLOB PYDLLM_CUDA_OPS CONFIGURE_DEPENDS core/ops/cuda/*.cu)
+file(GLOB PYDLLM_CUDA_BACKEND CONFIGURE_DEPENDS core/ops/cuda/*.cpp)
+list(FILTER PYDLLM_CUDA_BACKEND EXCLUDE REGEX "/emulated_[a-z_]+\\.cpp$")
+
 set(PYDLLM_HAS_CUDA OFF)
-if(NOT PYDLLM_CUDA STREQUAL "OFF")
+if(PYDLLM_CUDA STREQUAL "EMULATED")
+  list(FILTER PYDLLM_CUDA_OPS EXCLUDE REGEX "/launch\\.cu$")
+  set_source_files_properties(${PYDLLM_CUDA_OPS} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "SHELL:-x c++")
+  target_sources(pydllm_core PRIVATE ${PYDLLM_CUDA_OPS} ${PYDLLM_CUDA_BACKEND} core/ops/cuda/emulated_runtime.cpp)
+  target_compile_definitions(pydllm_core PUBLIC PYDLLM_HAS_CUDA PYDLLM_CUDA_EMULATED)
+  return()
+elseif(NOT PYDLLM_CUDA STREQUAL "OFF")
   include(CheckLanguage)
   check_language(CUDA)
-  if(CMAKE_CUDA_COMPILER)
+  # Without a driver nothing here could use the code, and compiling it takes minutes: only when asked for (ON).
+  if(CMAKE_CUDA_COMPILER AND (PYDLLM_CUDA STREQUAL "ON" OR EXISTS /dev/nvidiactl))
     set(PYDLLM_HAS_CUDA ON)
   elseif(PYDLLM_CUDA STREQUAL "ON")
     message(FATAL_ERROR "PYDLLM_CUDA=ON, but no CUDA compiler was found (set CUDACXX or install nvcc)")
@@ -11,7 +23,7 @@ if(NOT PYDLLM_CUDA STREQUAL "OFF")
 endif()
 
 if(NOT PYDLLM_HAS_CUDA)
-  target_sources(pydllm_core PRIVATE core/tensor/cuda/info_none.cpp)
+  target_sources(pydllm_core PRIVATE core/tensor/cuda/info_none.cpp core/tensor/cuda/runtime_none.cpp)
   return()
 endif()
 
@@ -20,23 +32,24 @@ if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
 endif()
 enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
-file(GLOB PYDLLM_CUDA_SOURCES CONFIGURE_DEPENDS core/tensor/cuda/*.cu)
-add_library(pydllm_cuda OBJECT ${PYDLLM_CUDA_SOURCES})
-set_target_properties(pydllm_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden
-  CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED OFF)
-target_include_directories(pydllm_cuda PRIVATE core)
-# CMake 3.25 knows no C++20 flag for nvcc 13.
-target_compile_options(pydllm_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>)
 set_target_properties(pydllm_core PROPERTIES CUDA_ARCHITECTURES "${CMAKE_CUDA_ARCHITECTURES}")
-target_sources(pydllm_core PRIVATE $<TARGET_OBJECTS:pydllm_cuda>)
+target_compile_definitions(pydllm_core PUBLIC PYDLLM_HAS_CUDA)
 target_link_libraries(pydllm_core PUBLIC CUDA::cudart_static)
+target_sources(pydllm_core PRIVATE ${PYDLLM_CUDA_BACKEND})
 
-# The kernels of the ops. No op uses them yet, so only `make cuda` builds them.
-file(GLOB PYDLLM_CUDA_OPS CONFIGURE_DEPENDS core/ops/cuda/*.cu)
-add_library(pydllm_cuda_ops OBJECT EXCLUDE_FROM_ALL ${PYDLLM_CUDA_OPS})
-set_target_properties(pydllm_cuda_ops PROPERTIES CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden
-  CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED OFF CUDA_ARCHITECTURES "80-real;90a-real;100a-real")
-target_include_directories(pydllm_cuda_ops PRIVATE core)
+# What nvcc compiles, as C++20 (CMake 3.25 knows no such flag for nvcc 13), without warnings.
 # --expt-relaxed-constexpr: kernels call the constexpr functions that they share with the host.
-target_compile_options(pydllm_cuda_ops PRIVATE
-  -std=c++20 --expt-relaxed-constexpr "SHELL:-Werror all-warnings" "SHELL:-Xcompiler -Wall,-Wextra")
+function(add_cuda_objects name)
+  add_library(${name} OBJECT ${ARGN})
+  set_target_properties(${name} PROPERTIES CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden
+    CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED OFF)
+  target_include_directories(${name} PRIVATE core)
+  target_compile_definitions(${name} PRIVATE PYDLLM_HAS_CUDA)
+  target_compile_options(${name} PRIVATE
+    -std=c++20 --expt-relaxed-constexpr "SHELL:-Werror all-warnings" "SHELL:-Xcompiler -Wall,-Wextra")
+  target_sources(pydllm_core PRIVATE $<TARGET_OBJECTS:${name}>)
+endfunction()
+
+file(GLOB PYDLLM_CUDA_RUNTIME CONFIGURE_DEPENDS core/tensor/cuda/*.cu)
+add_cuda_objects(pydllm_cuda ${PYDLLM_CUDA_RUNTIME})
+add_cuda_objects(pydllm_cuda_ops ${PYDLLM_CUDA_OPS})

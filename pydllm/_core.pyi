@@ -14,6 +14,7 @@ class InvalidRequest(CoreError): ...
 class Unsupported(CoreError): ...
 class ResourceExhausted(CoreError): ...
 class InvalidCheckpoint(CoreError): ...
+class DeviceLost(CoreError): ...
 class InternalError(CoreError): ...
 
 class Tensor:
@@ -54,6 +55,8 @@ class ModelInfo:
     @property
     def architecture(self) -> str: ...
     @property
+    def device(self) -> str: ...
+    @property
     def vocab_size(self) -> int: ...
     @property
     def hidden_size(self) -> int: ...
@@ -82,6 +85,7 @@ def load_model(
     config: Mapping[str, object],
     shards: Sequence[str],
     *,
+    device: str = "cpu",
     threads: int = 0,
     allow_unused: bool = False,
     progress: LoadProgress | None = None,
@@ -89,8 +93,12 @@ def load_model(
     """Builds a model from safetensors shards. `config` has exactly the fields of core/models/config.h (dtype by name).
 
     Raises InvalidCheckpoint naming the tensor, file or config field at fault; InvalidRequest for unknown, missing or
-    mistyped config fields.
+    mistyped config fields; Unsupported("device") when this process cannot compute there; ResourceExhausted when the
+    device's memory is too small.
     """
+
+def device_memory(device: str) -> tuple[int, int]:
+    """(free, total) bytes of a CUDA device. Raises Unsupported("device")."""
 
 class BlockDone:
     @property

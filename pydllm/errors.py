@@ -51,6 +51,10 @@ class EngineStoppedError(PydllmError):
     """The engine is shutting down."""
 
 
+class DeviceLostError(PydllmError):
+    """The device failed under the engine, which serves no more; a new process may."""
+
+
 class InternalEngineError(PydllmError):
     """The model produced non-finite logits, or a bug."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from devices import DEVICE
 
 from pydllm.llm import LLM
 
@@ -24,7 +25,7 @@ def tiny_checkpoint() -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_checkpoint: Path) -> Iterator[LLM]:
     """The random model with the checks of debug builds on. After the tests its pages must be free and intact."""
-    with LLM(tiny_checkpoint, debug_checks=True) as llm:
+    with LLM(tiny_checkpoint, device=DEVICE, debug_checks=True) as llm:
         yield llm
         stats = llm.engine.stats()
         assert stats.integrity == ""
@@ -33,5 +34,5 @@ def tiny(tiny_checkpoint: Path) -> Iterator[LLM]:
 @pytest.fixture(scope="session")
 def demo() -> Iterator[LLM]:
     """The trained demo model that ships with the package."""
-    with LLM() as llm:
+    with LLM(device=DEVICE) as llm:
         yield llm

@@ -27,6 +27,7 @@ need python3-dev "${PYTHON:-python3}" -c \
   'import os, sysconfig; assert os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))'
 if [ "$tier" != serve ]; then
   need libgtest-dev has_gtest
+  need ccache command -v ccache
 fi
 if [ "$tier" = all ]; then
   need qemu-user command -v qemu-x86_64

@@ -12,6 +12,7 @@ enum class ErrorCode {
   kUnsupported,        // understood, but this model, algorithm or build cannot honour it
   kResourceExhausted,  // a queue or a pool is full; may succeed later
   kInvalidCheckpoint,  // weights or their headers cannot be used
+  kDeviceLost,         // the device cannot be used by this process any more; a new process may
   kInternal,           // a bug, or non-finite numbers from the model
 };
 
@@ -42,6 +43,9 @@ struct ResourceExhausted : Error {
 struct InvalidCheckpoint : Error {
   InvalidCheckpoint(std::string tensor_or_file, const std::string& message)
       : Error(ErrorCode::kInvalidCheckpoint, std::move(tensor_or_file), message) {}
+};
+struct DeviceLost : Error {
+  explicit DeviceLost(const std::string& message) : Error(ErrorCode::kDeviceLost, "", message) {}
 };
 struct InternalError : Error {
   explicit InternalError(const std::string& message) : Error(ErrorCode::kInternal, "", message) {}

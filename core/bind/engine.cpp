@@ -142,6 +142,7 @@ void bind_engine(py::module_& module) {
       .def_property_readonly("event_fd", &Engine::event_fd)
       .def("drain", drain)
       .def("wait", wait, py::arg("timeout_seconds"))
+      .def_property_readonly("ended", &Engine::ended)
       .def("stats", &Engine::stats, WithoutGil())
       .def_property_readonly("model_info", &Engine::model_info);
 }

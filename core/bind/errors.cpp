@@ -10,7 +10,7 @@ namespace pydllm::bind {
 namespace {
 
 // Indexed by ErrorCode. Never released: exceptions may be translated until the process ends.
-std::array<PyObject*, 5> error_classes;
+std::array<PyObject*, 6> error_classes;
 
 PyObject* new_class(py::module_& module, const char* name, PyObject* base, const char* doc) {
   const std::string qualified = std::string("pydllm._core.") + name;
@@ -54,6 +54,7 @@ void bind_errors(py::module_& module) {
   add(ErrorCode::kUnsupported, "Unsupported", "This model, algorithm or build cannot honour the field.");
   add(ErrorCode::kResourceExhausted, "ResourceExhausted", "A queue or a pool is full; may succeed later.");
   add(ErrorCode::kInvalidCheckpoint, "InvalidCheckpoint", "Weights or their headers cannot be used.");
+  add(ErrorCode::kDeviceLost, "DeviceLost", "This process cannot use the device any more; a new one may.");
   add(ErrorCode::kInternal, "InternalError", "A bug, or non-finite numbers from the model.");
   py::register_exception_translator(translate);
 }

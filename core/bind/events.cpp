@@ -53,6 +53,8 @@ const char* name(FailReason reason) {
       return "deadline_exceeded";
     case FailReason::kInternal:
       return "internal";
+    case FailReason::kDeviceLost:
+      return "device_lost";
     case FailReason::kShutdown:
       return "shutdown";
   }

@@ -1,5 +1,7 @@
 #include "bind/model.h"
 
+#include <pybind11/stl.h>
+
 #include "base/errors.h"
 #include "bind/bind.h"
 #include "bind/convert.h"
@@ -58,16 +60,27 @@ ModelConfig to_config(py::handle values) {
   return config;
 }
 
-std::unique_ptr<ModelHolder> load(const py::object& config, const py::object& shards, const py::object& threads,
-                                  const py::object& allow_unused, LoadProgress* progress) {
+std::unique_ptr<ModelHolder> load(const py::object& config, const py::object& shards, const py::object& device,
+                                  const py::object& threads, const py::object& allow_unused, LoadProgress* progress) {
   const ModelConfig parsed = to_config(config);
   const std::vector<std::string> paths = to_strings(shards, "shards");
   const auto pool_size = static_cast<int>(to_integer(threads, "threads", 0, kMostThreads));
   const bool tolerant = to_bool(allow_unused, "allow_unused");
+  const Device where = device_from_name(to_string(device, "device"));
   const py::gil_scoped_release release;
-  ThreadPool pool(pool_size);
+  Workplace work(pool_size, where);
   Weights weights(paths, progress);
-  return std::make_unique<ModelHolder>(load_model(Context{.device = {}, .pool = &pool}, parsed, weights, tolerant));
+  auto holder = std::make_unique<ModelHolder>(load_model(work.context(), parsed, weights, tolerant));
+  if (work.context().arena != nullptr) work.context().arena->reset();  // the engine has a stream of its own
+  return holder;
+}
+
+// (free, total) bytes of a CUDA device.
+std::pair<size_t, size_t> device_memory(const py::object& device) {
+  const Device where = device_from_name(to_string(device, "device"));
+  const py::gil_scoped_release release;
+  const cudart::Memory memory = cudart::memory(where);
+  return {memory.free, memory.total};
 }
 
 int64_t kv_bytes_per_position(const ModelInfo& info) {
@@ -84,6 +97,7 @@ void bind_info(py::module_& module) {
       .def_readonly("logit_shift", &ModelInfo::logit_shift)
       .def_readonly("parameter_count", &ModelInfo::parameter_count)
       .def_readonly("weight_bytes", &ModelInfo::weight_bytes)
+      .def_property_readonly("device", [](const ModelInfo& self) { return name_of(self.device); })
       .def_property_readonly("weight_dtype", [](const ModelInfo& self) { return name_of(self.weight_dtype); })
       .def_property_readonly("kv_bytes_per_position", kv_bytes_per_position);
 }
@@ -106,10 +120,11 @@ void bind_model(py::module_& module) {
       .def_property_readonly("bytes_total", [](const LoadProgress& self) { return self.bytes_total.load(); })
       .def_property_readonly("bytes_done", [](const LoadProgress& self) { return self.bytes_done.load(); });
   bind_info(module);
+  module.def("device_memory", device_memory, py::arg("device"));
   py::class_<ModelHolder>(module, "Model", "Weights, packed for this machine. Consumed by the Engine that takes it.")
       .def_property_readonly("info", [](const ModelHolder& self) { return self.model().info(); });
-  module.def("load_model", load, py::arg("config"), py::arg("shards"), py::kw_only(), py::arg("threads") = 0,
-             py::arg("allow_unused") = false, py::arg("progress") = py::none());
+  module.def("load_model", load, py::arg("config"), py::arg("shards"), py::kw_only(), py::arg("device") = "cpu",
+             py::arg("threads") = 0, py::arg("allow_unused") = false, py::arg("progress") = py::none());
 }
 
 }  // namespace pydllm::bind

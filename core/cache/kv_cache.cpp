@@ -1,7 +1,6 @@
 #include "cache/kv_cache.h"
 
-#include <algorithm>
-#include <limits>
+#include <cstring>
 
 #include "base/check.h"
 
@@ -17,18 +16,13 @@ void expect_shape_fields(const KvShape& shape) {
         name_of(shape.dtype));
 }
 
-template <class T>
-void fill_page(Tensor& tensor, PageId page, T value) {
-  const Tensor row = tensor.rows(page, 1);
-  std::fill_n(row.data<T>(), row.numel(), value);
-}
-
-void poison_page(Tensor& tensor, PageId page) {
-  constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-  if (tensor.dtype() == DType::kF32) {
-    fill_page(tensor, page, kNaN);
+// 0xFF in every byte: not a number in both types of a page.
+void poison_page(const Context& context, const Tensor& page) {
+  if (page.device().type == DeviceType::kCpu) {
+    std::memset(page.raw(), 0xFF, page.nbytes());
   } else {
-    fill_page(tensor, page, to_bfloat16(kNaN));
+    check(context.arena != nullptr, "poison: the context has no arena");
+    cudart::fill(page.raw(), 0xFF, page.nbytes(), context.arena->stream());
   }
 }
 
@@ -53,15 +47,10 @@ KvCache::KvCache(const KvShape& shape, int32_t pages, Device device) : shape_(sh
   }
 }
 
-void KvCache::poison(PageId page) {
+void KvCache::poison(const Context& context, PageId page) {
   check(page >= 0 && page < pages_, "poison: expected 0 <= page < ", pages_, ", got ", page);
-  for (std::vector<Tensor>* tensors : {&keys_, &values_}) {
-    for (Tensor& tensor : *tensors) {
-      if (tensor.device().type != DeviceType::kCpu) {
-        throw Unsupported("device", format("poison: no backend for device ", name_of(tensor.device())));
-      }
-      poison_page(tensor, page);
-    }
+  for (const std::vector<Tensor>* tensors : {&keys_, &values_}) {
+    for (const Tensor& tensor : *tensors) poison_page(context, tensor.rows(page, 1));
   }
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cache/page_pool.h"
+#include "tensor/context.h"
 #include "tensor/tensor.h"
 
 namespace pydllm {
@@ -30,7 +31,7 @@ class KvCache {
   Tensor& values(int32_t layer) { return values_.at(static_cast<size_t>(layer)); }
 
   // Fills a page with NaN in every layer, so that reading a freed page shows (debug checks).
-  void poison(PageId page);
+  void poison(const Context& context, PageId page);
 
  private:
   KvShape shape_;

@@ -19,7 +19,7 @@ void Outbox::publish(std::vector<Event> events) {
 
 std::vector<Event> Outbox::drain() {
   const std::lock_guard lock(mutex_);
-  if (!events_.empty()) fd_.clear();
+  if (!events_.empty() || closed_) fd_.clear();
   return std::exchange(events_, {});
 }
 
@@ -32,10 +32,16 @@ bool Outbox::wait(double timeout_seconds) {
   return !events_.empty();
 }
 
+bool Outbox::closed() const {
+  const std::lock_guard lock(mutex_);
+  return closed_;
+}
+
 void Outbox::close() {
   {
     const std::lock_guard lock(mutex_);
     closed_ = true;
+    if (events_.empty()) fd_.signal();
   }
   ready_.notify_all();
 }

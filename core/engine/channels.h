@@ -19,7 +19,7 @@ struct Command {
   std::unique_ptr<LiveRequest> submitted;
 };
 
-// Events on their way out. The descriptor is readable exactly while events wait.
+// Events on their way out. The descriptor is readable while events wait, and once more when the outbox is closed.
 class Outbox {
  public:
   void publish(std::vector<Event> events);
@@ -27,10 +27,11 @@ class Outbox {
   // Blocks until events wait (true), the timeout passes or the outbox is closed.
   bool wait(double timeout_seconds);
   void close();
+  bool closed() const;
   int fd() const noexcept { return fd_.fd(); }
 
  private:
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable ready_;
   std::vector<Event> events_;
   bool closed_ = false;

@@ -100,6 +100,10 @@ bool Engine::wait(double timeout_seconds) {
   return impl_->channels.outbox.wait(timeout_seconds);
 }
 
+bool Engine::ended() const {
+  return impl_->channels.outbox.closed();
+}
+
 EngineStats Engine::stats() const {
   return impl_->channels.board.read();
 }

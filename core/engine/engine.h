@@ -34,6 +34,10 @@ class Engine {
   // Blocks until events wait, the timeout passes or the engine stops. True when events wait.
   bool wait(double timeout_seconds);
 
+  // The engine thread is at its end: after stop(), or because nothing can be served any more (kDeviceLost, kInternal).
+  // event_fd() is readable once when that happens.
+  bool ended() const;
+
   EngineStats stats() const;
   const ModelInfo& model_info() const noexcept;
   const EngineOptions& options() const noexcept;

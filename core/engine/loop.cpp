@@ -23,12 +23,12 @@ KvShape kv_shape(const ModelInfo& info, int32_t page_size) {
 EngineLoop::EngineLoop(std::unique_ptr<Model> model, const EngineOptions& options, int threads, Channels& channels)
     : options_(options),
       channels_(channels),
-      pool_(threads),
       model_(std::move(model)),
-      cache_(kv_shape(model_->info(), options.page_size), options.pages, Device{}),
+      work_(threads, model_->info().device),
+      cache_(kv_shape(model_->info(), options.page_size), options.pages, model_->info().device),
       pages_(options.pages),
       scheduler_(options.max_running_requests, options.max_batched_tokens),
-      runner_(Context{.device = {}, .pool = &pool_}, *model_, cache_, options) {
+      runner_(work_.context(), *model_, cache_, options) {
   stats_.pages_total = pages_.total();
   channels_.board.post(stats_);
 }
@@ -39,6 +39,9 @@ void EngineLoop::run() noexcept {
   try {
     while (serve_step()) {
     }
+  } catch (const DeviceLost& error) {
+    reason = FailReason::kDeviceLost;
+    message = error.what();
   } catch (const std::exception& error) {
     // Outside any one request's work (no memory for an event): end everyone with a clear status and serve no more.
     reason = FailReason::kInternal;
@@ -144,6 +147,8 @@ void EngineLoop::run_batch() {
 bool EngineLoop::forward(std::span<LiveRequest* const> batch, StepResult& result) {
   try {
     result = runner_.run(batch);
+  } catch (const DeviceLost&) {
+    throw;  // nobody can be served any more
   } catch (const std::exception& error) {
     for (LiveRequest* live : batch) fail(*live, FailReason::kInternal, error.what());
     return false;
@@ -222,7 +227,7 @@ void EngineLoop::release_pages(LiveRequest& live) {
   for (std::vector<PageId>& lane : live.pages) {
     for (const PageId page : lane) {
       pages_.release(page);
-      if (options_.debug_checks) cache_.poison(page);
+      if (options_.debug_checks) cache_.poison(work_.context(), page);
     }
     lane.clear();
   }

@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "base/thread_pool.h"
 #include "cache/kv_cache.h"
 #include "cache/page_pool.h"
 #include "engine/channels.h"
@@ -17,13 +16,14 @@
 #include "engine/runner.h"
 #include "engine/scheduler.h"
 #include "models/model.h"
+#include "tensor/context.h"
 
 namespace pydllm::engine {
 
 class EngineLoop {
  public:
-  // May be made by another thread than the one that runs it. Throws std::bad_alloc when the memory of pages or logits
-  // is not to be had.
+  // May be made by another thread than the one that runs it. Throws std::bad_alloc or ResourceExhausted when the memory
+  // of pages or logits is not to be had.
   EngineLoop(std::unique_ptr<Model> model, const EngineOptions& options, int threads, Channels& channels);
 
   // Serves until the inbox is closed, then ends every live request with kShutdown.
@@ -58,8 +58,8 @@ class EngineLoop {
 
   EngineOptions options_;
   Channels& channels_;
-  ThreadPool pool_;
   std::unique_ptr<Model> model_;
+  Workplace work_;  // on the model's device
   KvCache cache_;
   PagePool pages_;
   Scheduler scheduler_;

@@ -51,7 +51,7 @@ struct Request {
 };
 
 enum class FinishReason : uint8_t { kStop, kStopToken, kLength, kStepLimit, kRepetition };
-enum class FailReason : uint8_t { kCancelled, kDeadlineExceeded, kInternal, kShutdown };
+enum class FailReason : uint8_t { kCancelled, kDeadlineExceeded, kInternal, kDeviceLost, kShutdown };
 enum class EventKind : uint8_t { kStarted, kStep, kFinished, kFailed };
 
 // A block became final as a whole. Offsets count tokens of the answer.

@@ -2,25 +2,24 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <utility>
 
 #include "ops/row_stats.h"
+#include "tensor/copy.h"
 
 namespace pydllm::engine {
 namespace {
 
 // The part of the chunk that belongs to the request, as the model gave it: with shifted logits the scored row of a
 // position is the model's row of the one before.
-void keep_first_logits(LiveRequest& live, const ScoredRange& scored, const LogitChunk& chunk, const Tensor& logits) {
+void keep_first_logits(const Context& context, LiveRequest& live, const ScoredRange& scored, const LogitChunk& chunk,
+                       const Tensor& logits) {
   const int32_t first = scored.begin + (live.logit_shift ? 1 : 0);
   const int32_t begin = std::max(chunk.scored_begin, first);
   const int32_t end = std::min(chunk.scored_begin + chunk.scored_rows, scored.begin + scored.count);
   if (begin >= end) return;
-  const Tensor from = logits.rows(begin - chunk.scored_begin, end - begin);
-  const Tensor to = live.first_logits.rows(begin - first, end - begin);
-  std::memcpy(to.raw(), from.raw(), from.nbytes());
+  copy(context, logits.rows(begin - chunk.scored_begin, end - begin), live.first_logits.rows(begin - first, end - begin));
 }
 
 // A hole with fixed text behind it holds text, so no token that would end the request is chosen there. Such ids get the
@@ -72,7 +71,7 @@ void Runner::score(const Tensor& hidden, const LogitChunk& chunk, const StepPlan
   Tensor logits = all.rows(0, chunk.scored_rows);
   if (chunk.guided) ops::guide(context_, logits, all.rows(chunk.scored_rows, chunk.scored_rows), chunk.guidance_scale);
   for (size_t i = 0; i < batch.size(); ++i) {
-    if (batch[i]->scores_everything()) keep_first_logits(*batch[i], plan.scored[i], chunk, logits);
+    if (batch[i]->scores_everything()) keep_first_logits(context_, *batch[i], plan.scored[i], chunk, logits);
     ban_ends(*batch[i], plan.scored[i], chunk, plan, logits);
   }
   const auto begin = static_cast<size_t>(chunk.scored_begin);
@@ -84,9 +83,20 @@ void Runner::score(const Tensor& hidden, const LogitChunk& chunk, const StepPlan
   ops::row_stats(context_, logits, sampling, {&mask_token_id_, 1}, std::span(stats_).subspan(begin, count));
 }
 
+// Waits for the last step, if that has not been done, and moves the inputs of this one to the device.
+void Runner::begin_step(StepInput& input) const {
+  if (context_.arena == nullptr) return;
+  cudart::use(context_.device);
+  context_.arena->reset();
+  for (Tensor* tensor : {&input.tokens, &input.positions, &input.slots, &input.hidden_rows}) {
+    *tensor = to_device_for_step(context_, *tensor);
+  }
+}
+
 StepResult Runner::run(std::span<LiveRequest* const> batch) {
   StepPlan plan = build_step(batch, cache_.shape().page_size, max_logit_rows_);
   for (RowSampling& row : plan.sampling) row.controls = controls_;
+  begin_step(plan.input);
   const Tensor hidden = model_.forward(context_, plan.input, cache_);
   stats_.assign(plan.sampling.size(), {});
   for (const LogitChunk& chunk : plan.chunks) score(hidden, chunk, plan, batch);

@@ -28,6 +28,7 @@ class Runner {
   StepResult run(std::span<LiveRequest* const> batch);
 
  private:
+  void begin_step(StepInput& input) const;
   void score(const Tensor& hidden, const LogitChunk& chunk, const StepPlan& plan, std::span<LiveRequest* const> batch);
 
   Context context_;

@@ -36,11 +36,11 @@ AttentionBlock::AttentionBlock(const Context& context, const ModelConfig& config
       head_dim_(config.head_dim),
       sizes_(config),
       epsilon_(static_cast<float>(config.rms_norm_eps)) {
-  norm_ = load_vector(weights, format(prefix, names.attention_norm), config.hidden_size);
+  norm_ = load_vector(context, weights, format(prefix, names.attention_norm), config.hidden_size);
   qkv_ = load_qkv(context, config, weights, names, prefix);
   if (config.qk_norm) {
-    query_norm_ = load_vector(weights, format(prefix, names.query_norm), config.head_dim);
-    key_norm_ = load_vector(weights, format(prefix, names.key_norm), config.head_dim);
+    query_norm_ = load_vector(context, weights, format(prefix, names.query_norm), config.head_dim);
+    key_norm_ = load_vector(context, weights, format(prefix, names.key_norm), config.head_dim);
   }
   const LinearPart out[] = {{format(prefix, names.attention_out), config.hidden_size}};
   out_ = load_linear(context, weights, out, sizes_.query, config.dtype, config.linear_bias);

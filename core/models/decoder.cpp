@@ -11,6 +11,7 @@
 #include "models/moe_feed_forward.h"
 #include "ops/embedding.h"
 #include "ops/rms_norm.h"
+#include "tensor/copy.h"
 
 namespace pydllm {
 namespace {
@@ -48,7 +49,7 @@ class Decoder final : public Model {
   void logits(const Context& context, const Tensor& hidden, Tensor& out) override;
 
  private:
-  void describe(const ModelConfig& config, const Weights& weights);
+  void describe(const Context& context, const ModelConfig& config, const Weights& weights);
 
   float epsilon_;
   ModelInfo info_;
@@ -76,20 +77,23 @@ Decoder::Decoder(const Context& context, const ModelConfig& config, Weights& wei
   for (int32_t i = 0; i < config.num_layers; ++i) {
     layers_.push_back(load_layer(context, config, weights, names, i));
   }
-  final_norm_ = load_vector(weights, std::string(names.final_norm), config.hidden_size);
+  final_norm_ = load_vector(context, weights, std::string(names.final_norm), config.hidden_size);
   head_ = load_head(context, config, weights, names, embedding_);
-  rope_ = ops::make_rope_table(config.max_positions, config.rotary_dim > 0 ? config.rotary_dim : config.head_dim,
-                               config.rope_theta);
-  describe(config, weights);
+  const ops::RopeTable rope = ops::make_rope_table(
+      config.max_positions, config.rotary_dim > 0 ? config.rotary_dim : config.head_dim, config.rope_theta);
+  rope_ = {to_device(context, rope.cos), to_device(context, rope.sin)};
+  describe(context, config, weights);
 }
 
-void Decoder::describe(const ModelConfig& config, const Weights& weights) {
+void Decoder::describe(const Context& context, const ModelConfig& config, const Weights& weights) {
   info_.architecture = config.architecture;
+  info_.device = context.device;
   info_.vocab_size = config.vocab_size;
   info_.hidden_size = config.hidden_size;
   info_.max_positions = config.max_positions;
   info_.parameter_count = weights.taken_elements();
-  info_.weight_bytes = static_cast<int64_t>(embedding_.nbytes() + final_norm_.nbytes() + head_.nbytes());
+  info_.weight_bytes = static_cast<int64_t>(embedding_.nbytes() + final_norm_.nbytes());
+  if (head_.panels().raw() != embedding_.raw()) info_.weight_bytes += static_cast<int64_t>(head_.nbytes());
   for (const Layer& layer : layers_) info_.weight_bytes += layer.nbytes();
   info_.weight_dtype = config.dtype;
   info_.hidden_dtype = ops::linear_input_dtype(config.dtype);

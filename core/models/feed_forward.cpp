@@ -12,7 +12,7 @@ class Dense final : public FeedForward {
   Dense(const Context& context, const ModelConfig& config, Weights& weights, const TensorNames& names,
         const std::string& prefix)
       : epsilon_(static_cast<float>(config.rms_norm_eps)),
-        norm_(load_vector(weights, format(prefix, names.ffn_norm), config.hidden_size)),
+        norm_(load_vector(context, weights, format(prefix, names.ffn_norm), config.hidden_size)),
         mlp_(context, config, weights, format(prefix, names.gate), format(prefix, names.up), format(prefix, names.down),
              config.intermediate_size) {}
 

@@ -1,83 +1,21 @@
 #include "models/load_tensor.h"
 
-#include <cstring>
 #include <vector>
+
+#include "tensor/convert.h"
+#include "tensor/copy.h"
 
 namespace pydllm {
 namespace {
 
-constexpr int64_t kConvertChunk = 1 << 16;  // elements per task: large against the hand-out, small against a matrix
-
-void round_to(float value, float& out) {
-  out = value;
-}
-void round_to(float value, BFloat16& out) {
-  out = to_bfloat16(value);
-}
-void round_to(float value, Float16& out) {
-  out = to_float16(value);
-}
-
-template <class From, class To>
-void convert(const void* from, void* to, int64_t begin, int64_t end) {
-  const From* source = static_cast<const From*>(from);
-  To* target = static_cast<To*>(to);
-  for (int64_t i = begin; i < end; ++i) round_to(to_float(source[i]), target[i]);
-}
-
-using Convert = void (*)(const void*, void*, int64_t, int64_t);
-
-template <class From>
-Convert converter_from(DType to) {
-  switch (to) {
-    case DType::kF32:
-      return convert<From, float>;
-    case DType::kBF16:
-      return convert<From, BFloat16>;
-    case DType::kF16:
-      return convert<From, Float16>;
-    default:
-      throw InternalError(format("no conversion to ", name_of(to)));
-  }
-}
-
-Convert converter(DType from, DType to) {
-  switch (from) {
-    case DType::kF32:
-      return converter_from<float>(to);
-    case DType::kBF16:
-      return converter_from<BFloat16>(to);
-    case DType::kF16:
-      return converter_from<Float16>(to);
-    default:
-      throw InternalError(format("no conversion from ", name_of(from)));
-  }
-}
-
-void convert_into(const Tensor& source, Tensor& out) {
-  if (source.dtype() == out.dtype()) {
-    if (source.nbytes() > 0) std::memcpy(out.raw(), source.raw(), source.nbytes());
-    return;
-  }
-  converter(source.dtype(), out.dtype())(source.raw(), out.raw(), 0, source.numel());
-}
-
-void convert_into(const Context& context, const Tensor& source, Tensor& out) {
-  if (source.dtype() == out.dtype()) return convert_into(source, out);
-  const Convert run = converter(source.dtype(), out.dtype());
-  const int64_t count = source.numel();
-  context.pool->run((count + kConvertChunk - 1) / kConvertChunk, [&](int64_t chunk) {
-    run(source.raw(), out.raw(), chunk * kConvertChunk, std::min(count, (chunk + 1) * kConvertChunk));
-  });
-}
-
+// Float32 biases of the parts, one after another.
 Tensor load_biases(Weights& weights, std::span<const LinearPart> parts, int64_t out_features) {
   Tensor bias = Tensor::empty({out_features}, DType::kF32);
   int64_t row = 0;
   for (const LinearPart& part : parts) {
-    const Tensor values = load_vector(weights, part.name + ".bias", part.out_features);
-    Tensor target = bias.rows(row, part.out_features);
-    convert_into(values, target);
+    const std::string name = part.name + ".bias";
+    convert(weights.take(name, {part.out_features}), bias.rows(row, part.out_features));
+    weights.done(name);
     row += part.out_features;
   }
   return bias;
@@ -85,21 +23,21 @@ Tensor load_biases(Weights& weights, std::span<const LinearPart> parts, int64_t 
 
 }  // namespace
 
-Tensor load_vector(Weights& weights, const std::string& name, int64_t size) {
+Tensor load_vector(const Context& context, Weights& weights, const std::string& name, int64_t size) {
   const Tensor stored = weights.take(name, {size});
-  Tensor out = Tensor::empty({size}, DType::kF32);
-  convert_into(stored, out);
+  const Tensor out = Tensor::empty({size}, DType::kF32);
+  convert(stored, out);
   weights.done(name);
-  return out;
+  return to_device(context, out);
 }
 
 Tensor load_matrix(const Context& context, Weights& weights, const std::string& name, int64_t rows, int64_t columns,
                    DType dtype) {
   const Tensor stored = weights.take(name, {rows, columns});
-  Tensor out = Tensor::empty({rows, columns}, dtype);
-  convert_into(context, stored, out);
+  const Tensor out = Tensor::empty({rows, columns}, dtype);
+  convert(stored, out, context.pool);
   weights.done(name);
-  return out;
+  return to_device(context, out);
 }
 
 ops::PackedWeight load_linear(const Context& context, Weights& weights, std::span<const LinearPart> parts,

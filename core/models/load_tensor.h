@@ -1,5 +1,6 @@
 // Taking tensors out of a checkpoint in the form the ops want. Every function marks what it took as done, so that the
-// pages of the file leave memory while loading goes on; nothing returned points into the file.
+// pages of the file leave memory while loading goes on; nothing returned points into the file. What is returned lives on
+// the context's device.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,7 @@
 namespace pydllm {
 
 // [size] as float32.
-Tensor load_vector(Weights& weights, const std::string& name, int64_t size);
+Tensor load_vector(const Context& context, Weights& weights, const std::string& name, int64_t size);
 
 // [rows, columns] as `dtype`, rounding to nearest even.
 Tensor load_matrix(const Context& context, Weights& weights, const std::string& name, int64_t rows, int64_t columns,

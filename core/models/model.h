@@ -26,6 +26,7 @@ struct StepInput {
 
 struct ModelInfo {
   std::string architecture;  // "LLaDAModelLM"
+  Device device;             // of the weights
   int32_t vocab_size = 0;    // columns of the logits
   int32_t hidden_size = 0;
   int32_t max_positions = 0;

@@ -92,9 +92,9 @@ Mixture::Mixture(const Context& context, const ModelConfig& config, Weights& wei
       rule_(rule_of(config)),
       has_shared_(config.moe.shared_intermediate_size > 0) {
   const LinearPart router[] = {{format(prefix, names.router), config.moe.num_experts}};
-  norm_ = load_vector(weights, format(prefix, names.ffn_norm), config.hidden_size);
+  norm_ = load_vector(context, weights, format(prefix, names.ffn_norm), config.hidden_size);
   router_ = load_linear(context, weights, router, config.hidden_size, DType::kF32, false);
-  if (config.moe.router_bias) bias_ = load_vector(weights, format(prefix, names.router_bias), config.moe.num_experts);
+  if (config.moe.router_bias) bias_ = load_vector(context, weights, format(prefix, names.router_bias), config.moe.num_experts);
   experts_ = load_experts(context, config, weights, format(prefix, names.experts));
   if (has_shared_) {
     const std::string at = format(prefix, names.shared);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "ops/cpu/cpu_ops.h"
+#include "ops/cuda/backend.h"
 #include "ops/dispatch.h"
 
 namespace pydllm::ops {
@@ -72,6 +73,9 @@ void store_kv(const Context& context, const Tensor& kv, int64_t key_column, int6
   const int64_t columns = checked_product(shape.kv_heads, shape.head_dim, "kv_heads");
   expect_columns("key_column", key_column, columns, width);
   expect_columns("value_column", value_column, columns, width);
+  if constexpr (kHasCuda) {
+    if (on_cuda(context)) return cuda::store_kv(context, kv, key_column, value_column, slots, layer);
+  }
   cpu::store_kv(context, kv, key_column, value_column, slots, layer);
 }
 
@@ -90,6 +94,9 @@ void attention(const Context& context, const Tensor& q, int64_t query_column, in
   check(std::isfinite(scale), "scale: expected a finite number, got ", scale);
   for (size_t i = 0; i < sequences.size(); ++i) expect_span(sequences[i], i, shape, tokens);
   expect_disjoint(sequences);
+  if constexpr (kHasCuda) {
+    if (on_cuda(context)) return cuda::attention(context, q, query_column, query_heads, layer, sequences, scale, out);
+  }
   cpu::attention(context, q, query_column, query_heads, layer, sequences, scale, out);
 }
 

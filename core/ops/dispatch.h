@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "tensor/context.h"
+#include "tensor/cuda/built.h"
 #include "tensor/tensor.h"
 
 namespace pydllm::ops {
@@ -20,10 +21,23 @@ struct NamedTensor {
   throw Unsupported("device", format(op, ": this build has no backend for device ", name_of(device)));
 }
 
+inline bool on_cuda(const Context& context) {
+  return context.device.type == DeviceType::kCuda;
+}
+
+// The context can run `op` here.
+inline void expect_device(const Context& context, const char* op) {
+  if (on_cuda(context)) {
+    if (!kHasCuda) throw_no_backend(op, context.device);
+    check(context.arena != nullptr, op, ": the context has no arena");
+  } else {
+    check(context.pool != nullptr, op, ": the context has no thread pool");
+  }
+}
+
 // The context can run `op` here, and every tensor is defined and lives on its device.
 inline void expect_runnable(const Context& context, const char* op, std::initializer_list<NamedTensor> tensors) {
-  if (context.device.type != DeviceType::kCpu) throw_no_backend(op, context.device);
-  check(context.pool != nullptr, op, ": the context has no thread pool");
+  expect_device(context, op);
   for (const auto& [tensor, name] : tensors) {
     check(tensor.defined(), op, ": ", name, " is undefined");
     check(tensor.device() == context.device, op, ": ", name, " is on ", name_of(tensor.device()), ", expected ",

@@ -1,6 +1,7 @@
 #include "ops/embedding.h"
 
 #include "ops/cpu/cpu_ops.h"
+#include "ops/cuda/backend.h"
 #include "ops/dispatch.h"
 
 namespace pydllm::ops {
@@ -13,6 +14,9 @@ void embedding(const Context& context, const Tensor& ids, const Tensor& table, T
   expect_float_dtype(table, "table");
   expect_dtype(out, "out", DType::kF32);
   expect_shape(out, "out", {tokens, dim});
+  if constexpr (kHasCuda) {
+    if (on_cuda(context)) return cuda::embedding(context, ids, table, out);
+  }
   cpu::embedding(context, ids, table, out);
 }
 

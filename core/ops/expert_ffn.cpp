@@ -32,6 +32,7 @@ void expert_ffn(const Context& context, const Tensor& x, const Tensor& choice, c
   expect_shape(weights, "weights", {tokens, kept});
   expect_dtype(y, "y", DType::kF32);
   expect_shape(y, "y", {tokens, hidden});
+  if (on_cuda(context)) throw_no_backend("expert_ffn", context.device);
   cpu::expert_ffn(context, x, choice, weights, experts, y);
 }
 

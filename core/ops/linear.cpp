@@ -1,9 +1,14 @@
 #include "ops/linear.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
 #include "ops/cpu/linear_cpu.h"
+#include "ops/cuda/backend.h"
+#include "ops/dispatch.h"
+#include "tensor/convert.h"
+#include "tensor/copy.h"
 
 namespace pydllm::ops {
 namespace {
@@ -12,19 +17,43 @@ bool is_float(DType dtype) {
   return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16;
 }
 
-ThreadPool& cpu_pool(const Context& context) {
-  check(context.device.type == DeviceType::kCpu, "linear: expected device cpu, got ", name_of(context.device));
-  check(context.pool != nullptr, "linear: the context has no thread pool");
-  return *context.pool;
-}
-
 void check_part(const Tensor& part, int64_t in_features) {
   check(part.defined() && is_float(part.dtype()), "weight: expected a float tensor, got ",
         part.defined() ? name_of(part.dtype()) : "an undefined one");
   const auto [rows, width] = shape_of<2>(part, "weight");
   check(rows > 0 && width > 0, "weight: expected a non-empty matrix, got shape ", shape_string(part.shape()));
   check(width == in_features, "weight: expected parts of one input width ", in_features, ", got ", width);
-  check(part.device().type == DeviceType::kCpu, "weight: expected parts on cpu, got ", name_of(part.device()));
+}
+
+void expect_on_cpu(std::span<const Tensor> parts) {
+  for (const Tensor& part : parts) {
+    check(part.device().type == DeviceType::kCpu, "weight: expected parts on cpu, got ", name_of(part.device()));
+  }
+}
+
+// Bytes of a part that are converted and copied to a device at once.
+constexpr int64_t kStagedBytes = int64_t{16} << 20;
+
+// A single part that is there already, the embedding of a tied head, is shared.
+Tensor stacked_on_device(const Context& context, std::span<const Tensor> parts, int64_t out_features,
+                         int64_t in_features, DType dtype) {
+  if (parts.size() == 1 && parts[0].device() == context.device && parts[0].dtype() == dtype) return parts[0];
+  expect_on_cpu(parts);
+  Tensor out = Tensor::empty({out_features, in_features}, dtype, context.device);
+  const int64_t row_bytes = in_features * static_cast<int64_t>(size_of(dtype));
+  const int64_t step = std::clamp<int64_t>(kStagedBytes / row_bytes, 1, out_features);
+  const Tensor staged = Tensor::empty({step, in_features}, dtype);
+  int64_t row = 0;
+  for (const Tensor& part : parts) {
+    for (int64_t begin = 0; begin < part.size(0); begin += step) {
+      const int64_t count = std::min(step, part.size(0) - begin);
+      const Tensor rows = staged.rows(0, count);
+      convert(part.rows(begin, count), rows, context.pool);
+      copy(context, rows, out.rows(row, count));
+      row += count;
+    }
+  }
+  return out;
 }
 
 int64_t checked_rows(std::span<const Tensor> parts) {
@@ -50,7 +79,7 @@ void check_operands(const Tensor& x, const PackedWeight& weight, const Tensor& y
 }  // namespace
 
 PackedWeight PackedWeight::pack(const Context& context, std::span<const Tensor> parts, DType dtype, Tensor bias) {
-  ThreadPool& pool = cpu_pool(context);
+  expect_device(context, "linear");
   check(is_float(dtype), "weight: expected a float dtype to store, got ", name_of(dtype));
   PackedWeight out;
   out.out_features_ = checked_rows(parts);
@@ -60,8 +89,13 @@ PackedWeight PackedWeight::pack(const Context& context, std::span<const Tensor> 
     expect_dtype(bias, "bias", DType::kF32);
     expect_shape(bias, "bias", {out.out_features_});
   }
-  out.panels_ = cpu::pack_panels(pool, parts, out.out_features_, out.in_features_, dtype);
-  out.bias_ = std::move(bias);
+  out.bias_ = bias.defined() ? to_device(context, bias) : std::move(bias);
+  if (on_cuda(context)) {
+    out.panels_ = stacked_on_device(context, parts, out.out_features_, out.in_features_, dtype);
+  } else {
+    expect_on_cpu(parts);
+    out.panels_ = cpu::pack_panels(*context.pool, parts, out.out_features_, out.in_features_, dtype);
+  }
   return out;
 }
 
@@ -71,10 +105,14 @@ DType linear_input_dtype(DType weight) {
 }
 
 void linear(const Context& context, const Tensor& x, const PackedWeight& weight, Tensor& y, LinearMode mode) {
-  ThreadPool& pool = cpu_pool(context);
+  expect_device(context, "linear");
   check_operands(x, weight, y);
+  expect_runnable(context, "linear", {{x, "x"}, {weight.panels(), "weight"}, {y, "y"}});
   if (x.size(0) == 0) return;
-  cpu::linear(pool, cpu::active_isa(), x, weight, y, mode);
+  if constexpr (kHasCuda) {
+    if (on_cuda(context)) return cuda::linear(context, x, weight, y, mode);
+  }
+  cpu::linear(*context.pool, cpu::active_isa(), x, weight, y, mode);
 }
 
 std::string_view linear_isa(DType weight) {

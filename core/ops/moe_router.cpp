@@ -53,6 +53,7 @@ void route(const Context& context, const Tensor& logits, const Tensor& bias, con
   } else {
     check_groups(rule, count);
   }
+  if (on_cuda(context)) throw_no_backend("route", context.device);
   cpu::route(context, logits, bias, rule, experts, weights);
 }
 

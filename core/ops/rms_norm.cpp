@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "ops/cpu/cpu_ops.h"
+#include "ops/cuda/backend.h"
 #include "ops/dispatch.h"
 
 namespace pydllm::ops {
@@ -27,6 +28,9 @@ void expect_norm(const Tensor& x, const Tensor& weight, float epsilon, const Ten
 void rms_norm(const Context& context, const Tensor& x, const Tensor& weight, float epsilon, Tensor& out) {
   expect_runnable(context, "rms_norm", {{x, "x"}, {weight, "weight"}, {out, "out"}});
   expect_norm(x, weight, epsilon, out, shape_of<2>(x, "x")[0]);
+  if constexpr (kHasCuda) {
+    if (on_cuda(context)) return cuda::rms_norm(context, x, {}, weight, epsilon, out);
+  }
   cpu::rms_norm(context, x, {}, weight, epsilon, out);
 }
 
@@ -36,6 +40,9 @@ void rms_norm_rows(const Context& context, const Tensor& x, const Tensor& rows, 
   const auto [count] = shape_of<1>(rows, "rows");
   expect_dtype(rows, "rows", DType::kI32);
   expect_norm(x, weight, epsilon, out, count);
+  if constexpr (kHasCuda) {
+    if (on_cuda(context)) return cuda::rms_norm(context, x, rows, weight, epsilon, out);
+  }
   cpu::rms_norm(context, x, rows, weight, epsilon, out);
 }
 
@@ -47,6 +54,9 @@ void rms_norm_heads(const Context& context, Tensor& x, int64_t first_column, int
   expect_dtype(weight, "weight", DType::kF32);
   expect_columns("x", first_column, checked_product(heads, head_dim, "heads"), shape_of<2>(x, "x")[1]);
   expect_epsilon(epsilon);
+  if constexpr (kHasCuda) {
+    if (on_cuda(context)) return cuda::rms_norm_heads(context, x, first_column, heads, weight, epsilon);
+  }
   cpu::rms_norm_heads(context, x, first_column, heads, weight, epsilon);
 }
 

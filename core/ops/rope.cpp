@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "ops/cpu/cpu_ops.h"
+#include "ops/cuda/backend.h"
 #include "ops/dispatch.h"
 
 namespace pydllm::ops {
@@ -38,6 +39,9 @@ void rope(const Context& context, Tensor& x, int64_t first_column, int64_t heads
   expect_shape(table.sin, "sin", {max_positions, half});
   expect_columns("heads", first_column, checked_product(heads, head_dim, "heads"), width);
   check(half >= 1 && 2 * half <= head_dim, "rotary_dim: expected at most head_dim ", head_dim, ", got ", 2 * half);
+  if constexpr (kHasCuda) {
+    if (on_cuda(context)) return cuda::rope(context, x, first_column, heads, head_dim, positions, table);
+  }
   cpu::rope(context, x, first_column, heads, head_dim, positions, table);
 }
 

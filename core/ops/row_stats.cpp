@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "ops/cpu/cpu_ops.h"
+#include "ops/cuda/backend.h"
 #include "ops/dispatch.h"
 
 namespace pydllm::ops {
@@ -57,6 +58,9 @@ void row_stats(const Context& context, const Tensor& logits, std::span<const Row
   for (const int32_t id : forbidden) {
     check(id >= 0 && id < vocab, "forbidden: expected 0 <= id < ", vocab, ", got ", id);
   }
+  if constexpr (kHasCuda) {
+    if (on_cuda(context)) return cuda::row_stats(context, logits, sampling, forbidden, out);
+  }
   cpu::row_stats(context, logits, sampling, forbidden, out);
 }
 
@@ -64,6 +68,7 @@ void edit_logits(const Context& context, Tensor& logits, std::span<const RowSamp
   expect_runnable(context, "edit_logits", {{logits, "logits"}});
   expect_logits(logits, sampling.size());
   for (size_t i = 0; i < sampling.size(); ++i) expect_edits(sampling[i].edits, i, logits.size(1));
+  if (on_cuda(context)) throw_no_backend("edit_logits", context.device);
   cpu::edit_logits(context, logits, sampling);
 }
 
@@ -74,6 +79,7 @@ void guide(const Context& context, Tensor& conditional, const Tensor& unconditio
   expect_dtype(unconditional, "unconditional", DType::kF32);
   expect_shape(unconditional, "unconditional", {rows, vocab});
   check(std::isfinite(scale), "scale: expected a finite number, got ", scale);
+  if (on_cuda(context)) throw_no_backend("guide", context.device);
   cpu::guide(context, conditional, unconditional, scale);
 }
 

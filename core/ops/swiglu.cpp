@@ -1,6 +1,7 @@
 #include "ops/swiglu.h"
 
 #include "ops/cpu/cpu_ops.h"
+#include "ops/cuda/backend.h"
 #include "ops/dispatch.h"
 
 namespace pydllm::ops {
@@ -12,6 +13,9 @@ void swiglu(const Context& context, const Tensor& gate_up, Tensor& out) {
   expect_dtype(gate_up, "gate_up", DType::kF32);
   expect_float_dtype(out, "out");
   expect_shape(out, "out", {rows, both / 2});
+  if constexpr (kHasCuda) {
+    if (on_cuda(context)) return cuda::swiglu(context, gate_up, out);
+  }
   cpu::swiglu(context, gate_up, out);
 }
 

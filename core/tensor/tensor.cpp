@@ -12,6 +12,8 @@
 #include <sys/mman.h>
 #endif
 
+#include "tensor/cuda/runtime.h"
+
 namespace pydllm {
 namespace {
 
@@ -55,17 +57,16 @@ std::shared_ptr<void> allocate(size_t bytes) {
 }  // namespace
 
 Tensor Tensor::empty(std::vector<int64_t> shape, DType dtype, Device device) {
-  if (device.type != DeviceType::kCpu) {
-    throw Unsupported("device", format("device: this build allocates on cpu only, got ", name_of(device)));
-  }
   const size_t bytes = static_cast<size_t>(checked_numel(shape, dtype)) * size_of(dtype);
-  std::shared_ptr<void> memory = allocate(bytes);
+  std::shared_ptr<void> memory =
+      device.type == DeviceType::kCpu ? allocate(bytes) : cudart::allocate(device, bytes);
   void* const data = memory.get();
   return borrow(data, std::move(shape), dtype, device, std::move(memory));
 }
 
 Tensor Tensor::zeros(std::vector<int64_t> shape, DType dtype, Device device) {
-  Tensor out = empty(std::move(shape), dtype, device);
+  check(device.type == DeviceType::kCpu, "tensor: zeros on ", name_of(device));
+  Tensor out = empty(std::move(shape), dtype);
   std::memset(out.raw(), 0, out.nbytes());
   return out;
 }

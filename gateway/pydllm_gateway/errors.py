@@ -95,7 +95,7 @@ def from_status(error: grpc.aio.AioRpcError, names: FieldNames) -> ApiError:
         return _internal(message)
     if key == "UNAUTHENTICATED":
         log.error("the engine refuses this gateway's API key")  # ours, so nothing that a client could mend
-    if key in {"UNAVAILABLE", "UNAUTHENTICATED"} and not reason.startswith(("DRAINING", "STARTING")):
+    if key in {"UNAVAILABLE", "UNAUTHENTICATED"} and not reason.startswith(("DRAINING", "DEVICE_LOST", "STARTING")):
         message = _UNAVAILABLE  # gRPC's own words name addresses
     status, kind, code, retry = row
     path = fields[0].removeprefix("request.") if fields else ""

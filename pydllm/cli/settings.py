@@ -14,7 +14,7 @@ MODEL = Option(
 
 ENGINE: Groups = {
     "model": (
-        Option("device", "auto or cpu", text, "auto", "DEVICE"),
+        Option("device", "cpu, cuda or cuda:N; auto is cpu", text, "auto", "DEVICE"),
         Option(
             "dtype",
             "auto (the checkpoint's), float32, bfloat16 or float16",

@@ -102,6 +102,7 @@ class AsyncEngine:
         self._router = Router(loaded.core)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._room = asyncio.Event()
+        self._ended = asyncio.Event()
         self._closed = False
         # Joins the engine thread before the interpreter goes, also when nobody called close.
         self._stop = weakref.finalize(self, self._core.stop)
@@ -176,6 +177,11 @@ class AsyncEngine:
         """Counters of the core."""
         return self._core.stats()
 
+    async def ended(self) -> None:
+        """Returns when the engine has ended by itself or by `close`: it serves no more."""
+        self._attach(asyncio.get_running_loop())
+        await self._ended.wait()
+
     async def close(self) -> None:
         """Stops the engine; requests that still run end with EngineStoppedError. Idempotent."""
         if self._closed:
@@ -194,6 +200,7 @@ class AsyncEngine:
             raise PydllmError("the engine is serving another event loop")
         self._detach()
         self._room = asyncio.Event()
+        self._ended = asyncio.Event()
         loop.add_reader(self._core.event_fd, self._on_readable)
         self._loop = loop
 
@@ -204,4 +211,7 @@ class AsyncEngine:
 
     def _on_readable(self) -> None:
         if self._router.dispatch(self._core.drain()):
+            self._room.set()
+        if self._core.ended:
+            self._ended.set()
             self._room.set()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pydllm.errors import InvalidRequestError, UnsupportedError
+from pydllm.errors import InvalidRequestError
 from pydllm.params import MAX_INT32, ParamScalar, param_scalars, shown, whole_number
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class EngineConfig:
     option."""
 
     device: str = "auto"
-    """ "auto" or "cpu"."""
+    """ "cpu", "cuda" (the first device) or "cuda:N"; "auto" is "cpu" until the kernels have been proven on a GPU."""
     dtype: str = "auto"
     """Compute and storage type of the weights: "auto" (the checkpoint's), "float32", "bfloat16" or
     "float16"."""
@@ -37,7 +38,7 @@ class EngineConfig:
     kv_cache_tokens: int | None = None
     """Positions of K/V in all. Unset: enough for max_running_requests full contexts within mem_fraction."""
     mem_fraction: float = 0.5
-    """Share of the memory available after loading the weights that the K/V pages may take, (0, 1]."""
+    """Share of the device's memory that is free after loading the weights that the K/V pages may take, (0, 1]."""
     max_logit_rows: int = 256
     """Rows of logits in memory at once."""
     threads: int = 0
@@ -97,11 +98,12 @@ _INTEGERS = {
 }
 
 
+_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,4})?")
+
+
 def _check_device(device: object) -> None:
-    if isinstance(device, str) and (device == "cuda" or device.startswith("cuda:")):
-        raise UnsupportedError("device", f'device: {device} is not available, this build runs models on the "cpu" only')
-    if device not in ("auto", "cpu"):
-        raise InvalidRequestError("device", f'device: expected "auto" or "cpu", got {shown(device)}')
+    if not isinstance(device, str) or not _DEVICE.fullmatch(device):
+        raise InvalidRequestError("device", f"device: expected auto, cpu, cuda or cuda:N, got {shown(device)}")
 
 
 def _check_fraction(value: object) -> None:

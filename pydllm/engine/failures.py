@@ -6,6 +6,7 @@ from pydllm import _core
 from pydllm.errors import (
     CheckpointError,
     DeadlineExceededError,
+    DeviceLostError,
     EngineStoppedError,
     InternalEngineError,
     InvalidRequestError,
@@ -38,6 +39,8 @@ def load_error(error: _core.CoreError) -> PydllmError:
         return InvalidRequestError(error.field, str(error))
     if isinstance(error, _core.Unsupported):
         return UnsupportedError(error.field, str(error))
+    if isinstance(error, _core.ResourceExhausted):
+        return PydllmError(f"not enough memory: {error}")
     return InternalEngineError(str(error))
 
 
@@ -52,6 +55,7 @@ def failure(event: _core.Event) -> PydllmError:
     kinds: dict[str, type[PydllmError]] = {
         "cancelled": RequestCancelledError,
         "deadline_exceeded": DeadlineExceededError,
+        "device_lost": DeviceLostError,
         "shutdown": EngineStoppedError,
     }
     kind = kinds.get(event.fail_reason, InternalEngineError)

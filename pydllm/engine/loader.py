@@ -179,12 +179,17 @@ def _max_model_len(checkpoint: Checkpoint, config: EngineConfig) -> int:
     return given
 
 
+def _device(config: EngineConfig) -> str:
+    return "cpu" if config.device == "auto" else config.device
+
+
 def _load_weights(checkpoint: Checkpoint, config: EngineConfig, progress: Progress | None) -> _core.Model:
     counter = _core.LoadProgress()
     with _reporting(counter, progress):
         return _core.load_model(
             checkpoint.config,
             checkpoint.shards,
+            device=_device(config),
             threads=config.threads,
             allow_unused=config.allow_unused_tensors,
             progress=counter,
@@ -227,7 +232,7 @@ def _start(weights: _core.Model, facts: ModelFacts, config: EngineConfig) -> _co
         config,
         max_model_len=facts.max_model_len,
         bytes_per_position=weights.info.kv_bytes_per_position,
-        available=available_memory(),
+        available=available_memory() if weights.info.device == "cpu" else _core.device_memory(weights.info.device)[0],
     )
     delete_token_id, split_token_id = facts.control_token_ids or (-1, -1)
     options = {

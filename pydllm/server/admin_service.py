@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from pydllm import _core
 from pydllm_proto.v1 import admin_service_pb2 as pb
 from pydllm_proto.v1 import admin_service_pb2_grpc as pb_grpc
 
@@ -107,7 +108,8 @@ class AdminService(pb_grpc.AdminServiceServicer):
 
 
 def _engine(served: Served, window: Window) -> pb.EngineStats:
-    stats, rates, config = served.engine.stats(), window.rates(), served.engine.loaded.config
+    stats, rates, loaded = served.engine.stats(), window.rates(), served.engine.loaded
+    config, device = loaded.config, loaded.info.device
     return pb.EngineStats(
         running_requests=stats.running,
         waiting_requests=stats.waiting,
@@ -119,13 +121,16 @@ def _engine(served: Served, window: Window) -> pb.EngineStats:
         tokens_per_forward=rates.tokens_per_forward,
         steps_per_block=rates.steps_per_block,
         forward_passes_total=stats.steps,
-        device=f"cpu ({config.threads or len(os.sched_getaffinity(0))} threads)",
-        device_memory_used_bytes=_resident_bytes(),
+        device=f"cpu ({config.threads or len(os.sched_getaffinity(0))} threads)" if device == "cpu" else device,
+        device_memory_used_bytes=_used_memory(device),
     )
 
 
-def _resident_bytes() -> int:
-    """Memory of this process: on the processor the model's memory is the process's own."""
+def _used_memory(device: str) -> int:
+    """Of the device, by everyone; on the processor this process's own memory."""
+    if device != "cpu":
+        free, total = _core.device_memory(device)
+        return total - free
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 

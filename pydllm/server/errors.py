@@ -113,6 +113,7 @@ _TABLE = (  # the first row whose class matches; subclasses before their bases
     _Row(MessageTooLargeError, grpc.StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE"),
     _Row(DrainingError, grpc.StatusCode.UNAVAILABLE, "DRAINING", retry=True),
     _Row(errors.EngineStoppedError, grpc.StatusCode.UNAVAILABLE, "DRAINING", retry=True),
+    _Row(errors.DeviceLostError, grpc.StatusCode.UNAVAILABLE, "DEVICE_LOST", retry=True),
     _Row(StartingError, grpc.StatusCode.UNAVAILABLE, "STARTING", retry=True),
     _Row(UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED, "INVALID_API_KEY"),
     _Row(errors.DeadlineExceededError, grpc.StatusCode.DEADLINE_EXCEEDED, ""),

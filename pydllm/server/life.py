@@ -10,6 +10,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING
 
+from pydllm.errors import PydllmError
 from pydllm.server.app import App
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ class LoadingStoppedError(Exception):
     """A signal came before the model was loaded. The loading thread may still run."""
 
 
+class EngineEndedError(PydllmError):
+    """The engine serves no more and nobody told it to stop: its device is lost, or memory ran out in it."""
+
+
 async def serve(
     config: ServerConfig,
     load: Callable[[], Served],
@@ -39,7 +44,8 @@ async def serve(
 
     `load` runs in a thread while the port already answers STARTING; `ready` is called when requests are served.
     `parent`: a file descriptor whose end of file means that the parent process is gone; drains like a signal, but
-    within ORPHAN_DRAIN_SECONDS. Raises ConfigError, PortError, LoadingStoppedError and what `load` raises.
+    within ORPHAN_DRAIN_SECONDS. Raises ConfigError, PortError, LoadingStoppedError, EngineEndedError (whoever started
+    this process starts another) and what `load` raises.
     """
     stop = asyncio.Event()
     app = App(config)
@@ -56,9 +62,11 @@ async def serve(
             served = await _loaded(load, stop)
             await app.publish(served)
             ready(app, served)
-            await stop.wait()
+            ended = await _ended(served, stop)
             log.info("draining: up to %g s for %d calls", app.drain_seconds, app.lifecycle.running_calls)
             await app.drain()
+            if ended:
+                raise EngineEndedError("the engine ended by itself, see the failures of its requests")
     finally:
         await app.close()
 
@@ -77,6 +85,17 @@ def _watch(parent: int | None, gone: Callable[[], None]) -> None:
             loop.call_soon_threadsafe(gone)
 
     threading.Thread(target=read, name="pydllm-parent", daemon=True).start()
+
+
+async def _ended(served: Served, stop: asyncio.Event) -> bool:
+    """Waits for `stop` or the engine's own end, and whether it was the latter."""
+    waits = [asyncio.ensure_future(wait) for wait in (stop.wait(), served.engine.ended())]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    return not stop.is_set()
 
 
 async def _loaded(load: Callable[[], Served], stop: asyncio.Event) -> Served:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pydllm.console import loading
 from pydllm.errors import CheckpointError, InvalidRequestError, PydllmError, UnsupportedError
 from pydllm.server.config import ConfigError, ProcessConfig, parse
-from pydllm.server.life import LoadingStoppedError, serve
+from pydllm.server.life import EngineEndedError, LoadingStoppedError, serve
 from pydllm.server.listen import PortError
 from pydllm.server.loading import load_served
 
@@ -107,6 +107,8 @@ def _failure(error: Exception) -> tuple[str, int]:
         return str(error), USAGE
     if isinstance(error, CheckpointError):
         return f"checkpoint: {error}", FAILED
+    if isinstance(error, EngineEndedError):
+        return str(error), FAILED
     if isinstance(error, PydllmError):
         return f"cannot start: {error}", FAILED
     log.error("cannot start", exc_info=error)

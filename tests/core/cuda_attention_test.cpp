@@ -5,7 +5,7 @@
 #include "cache/kv_cache.h"
 #include "cuda_testing.h"
 #include "ops/attention.h"
-#include "ops/cuda/attention.cu"
+#include "ops/cuda/cuda_ops.h"
 
 namespace pydllm {
 namespace {

@@ -1,11 +1,7 @@
 // The emulated CUDA kernels without a product or a reduction over the vocabulary, against the CPU ops.
 #include "cuda_testing.h"
 #include "ops/attention.h"
-#include "ops/cuda/embedding.cu"
-#include "ops/cuda/rms_norm.cu"
-#include "ops/cuda/rope.cu"
-#include "ops/cuda/store_kv.cu"
-#include "ops/cuda/swiglu.cu"
+#include "ops/cuda/cuda_ops.h"
 #include "ops/embedding.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"

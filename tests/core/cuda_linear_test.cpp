@@ -1,6 +1,6 @@
 // The emulated linear kernels against exact sums of integers and the formula in float64.
 #include "cuda_testing.h"
-#include "ops/cuda/linear.cu"
+#include "ops/cuda/cuda_ops.h"
 
 namespace pydllm {
 namespace {

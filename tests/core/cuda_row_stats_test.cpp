@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "cuda_testing.h"
-#include "ops/cuda/row_stats.cu"
+#include "ops/cuda/cuda_ops.h"
 #include "ops/row_stats.h"
 
 namespace pydllm {

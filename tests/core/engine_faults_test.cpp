@@ -68,6 +68,26 @@ TEST(EngineFaults, AForwardThatThrowsFailsItsRequestsInOneLineAndTheEngineGoesOn
   EXPECT_EQ(client.engine().stats().requests_finished, 1u);
 }
 
+TEST(EngineFaults, ALostDeviceEndsEveryRequestAndTheEngine) {
+  Gate gate;
+  fake::Behaviour behaviour;
+  behaviour.on_forward = [&](const StepInput&) {
+    gate.pass();
+    throw DeviceLost("attention: an illegal memory access was encountered");
+  };
+  Client client(behaviour);
+  EXPECT_FALSE(client.engine().ended());
+  const RequestId running = client.submit(ask({1}, 4)), waiting = client.submit(ask({1}, 4));
+  gate.open();
+  for (const RequestId id : {running, waiting}) {
+    EXPECT_TRUE(client.stream(id).failed_with(FailReason::kDeviceLost));
+    EXPECT_EQ(client.stream(id).end().message, "attention: an illegal memory access was encountered");
+  }
+  while (!client.engine().ended()) std::this_thread::yield();
+  EXPECT_THROW(client.submit(ask({1}, 4)), ResourceExhausted);
+  client.expect_clean();
+}
+
 // --- cancellation, deadlines, the queue ---
 
 TEST(EngineQueue, ACancelledRunningRequestEndsWithinTheStepAndFreesItsPages) {

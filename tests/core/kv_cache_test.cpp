@@ -30,7 +30,7 @@ TEST(KvCache, PoisonFillsExactlyOnePageOfEveryLayerWithNaN) {
     KvCache cache(small_shape(dtype), 3, Device{});
     std::vector<Tensor> tensors{cache.keys(0), cache.values(0), cache.keys(1), cache.values(1)};
     for (const Tensor& tensor : tensors) std::memset(tensor.raw(), 0, tensor.nbytes());
-    cache.poison(1);
+    cache.poison(Context{}, 1);
     for (const Tensor& tensor : tensors) {
       for (int64_t i = 0; i < tensor.numel(); ++i) {
         const bool inside = i / 60 == 1;
@@ -65,8 +65,8 @@ TEST(KvCache, BadShapesAndPagesAreInternalErrors) {
   shape = {.layers = 1 << 30, .kv_heads = 1 << 30, .head_dim = 1 << 30, .page_size = 16, .dtype = DType::kF32};
   EXPECT_INTERNAL_ERROR(shape.bytes_per_page(), "out of range");
   KvCache cache(small_shape(DType::kF32), 2, Device{});
-  EXPECT_INTERNAL_ERROR(cache.poison(2), "poison: expected 0 <= page < 2, got 2");
-  EXPECT_INTERNAL_ERROR(cache.poison(-1), "poison");
+  EXPECT_INTERNAL_ERROR(cache.poison(Context{}, 2), "poison: expected 0 <= page < 2, got 2");
+  EXPECT_INTERNAL_ERROR(cache.poison(Context{}, -1), "poison");
 }
 
 }  // namespace

@@ -222,7 +222,7 @@ class Runner {
                                          const std::vector<int32_t>& rows) {
     const ModelInfo& about = model_->info();
     KvCache cache({about.kv_layers, about.kv_heads, about.head_dim, kPageSize, about.kv_dtype}, kPages, {});
-    for (PageId page = 0; page < kPages; ++page) cache.poison(page);
+    for (PageId page = 0; page < kPages; ++page) cache.poison(context_, page);
     std::vector<std::vector<PageId>> tables;
     const StepInput input = step(sequences, rows, tables);
     const Tensor hidden = model_->forward(context_, input, cache);

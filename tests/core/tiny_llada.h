@@ -10,9 +10,9 @@
 #include <utility>
 #include <vector>
 
-#include "base/thread_pool.h"
 #include "models/registry.h"
 #include "safetensors_writer.h"
+#include "tensor/context.h"
 
 namespace pydllm::engine {
 
@@ -24,9 +24,9 @@ inline ModelConfig tiny_config(DType dtype) {
   config.vocab_size = 61;
   config.hidden_size = 32;
   config.num_layers = 2;
-  config.num_heads = 4;
-  config.num_kv_heads = 2;
-  config.head_dim = 8;
+  config.num_heads = 2;
+  config.num_kv_heads = 1;
+  config.head_dim = 16;
   config.intermediate_size = 48;
   config.max_positions = 128;
   config.dtype = dtype;
@@ -57,11 +57,11 @@ class TinyLlada {
     std::fill_n(table.begin() + kPoisonous * 32, 32, std::numeric_limits<float>::quiet_NaN());
   }
 
-  std::unique_ptr<Model> load(DType dtype) const {
+  std::unique_ptr<Model> load(DType dtype, Device device = {}) const {
     const testing::TemporaryDirectory directory;
     Weights weights({directory.write("model.safetensors", testing::safetensors_of<float>(tensors_))}, nullptr);
-    ThreadPool pool(1);
-    return load_model({.device = {}, .pool = &pool}, tiny_config(dtype), weights, false);
+    const Workplace work(1, device);
+    return load_model(work.context(), tiny_config(dtype), weights, false);
   }
 
  private:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from devices import DEVICE
 
 from pydllm import LLM, DiffusionParams, SamplingParams
 
@@ -27,7 +28,7 @@ TIED = 12
 
 @pytest.fixture(scope="module")
 def dream() -> Iterator[LLM]:
-    with LLM(CHECKPOINT, debug_checks=True) as llm:
+    with LLM(CHECKPOINT, device=DEVICE, debug_checks=True) as llm:
         yield llm
 
 

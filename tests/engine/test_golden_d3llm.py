@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from devices import DEVICE
 
 from pydllm import LLM, DiffusionParams, SamplingParams, Trace
 
@@ -66,7 +67,7 @@ def answers(canvases: list[list[int]], end: int) -> list[list[int]]:
 @pytest.mark.parametrize("run", STOPPED, ids=lambda run: run["id"])
 def test_an_end_of_sequence_ends_like_the_original(tiny_checkpoint: Path, tmp_path: Path, run: dict[str, Any]) -> None:
     eos = run["params"]["eos_token_id"]
-    with LLM(with_eos(tiny_checkpoint, tmp_path, eos), debug_checks=True) as llm:
+    with LLM(with_eos(tiny_checkpoint, tmp_path, eos), device=DEVICE, debug_checks=True) as llm:
         trace = traced(llm, run, ignore_eos=False)
     canvases = recorded(run)
     begin = len(canvases[-1]) - run["params"]["max_new_tokens"]

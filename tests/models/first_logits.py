@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from devices import DEVICE
 
 from pydllm import _core
 from pydllm.checkpoint import open_checkpoint
@@ -18,7 +19,7 @@ class FirstLogits:
     ) -> None:
         checkpoint = open_checkpoint(directory, dtype=dtype, block_length=block_length)
         self.block_length = checkpoint.block_length
-        model = _core.load_model(checkpoint.config, checkpoint.shards, threads=threads)
+        model = _core.load_model(checkpoint.config, checkpoint.shards, device=DEVICE, threads=threads)
         options = {
             "max_model_len": 256,
             "max_batched_tokens": 512,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from devices import DEVICE
 from first_logits import GOLDEN, FirstLogits, relative_error
 from llada2_reference import LLaDA2Reference
 from safetensors.numpy import load_file, save_file
@@ -22,7 +23,7 @@ RUNS: list[dict[str, Any]] = json.loads((FOLDER / "case.json").read_text())["run
 def engines() -> Iterator[dict[int, LLM]]:
     """One for each block length of the recordings."""
     lengths = {run["params"]["block_size"] for run in RUNS}
-    found = {length: LLM(CHECKPOINT, block_length=length, debug_checks=True) for length in lengths}
+    found = {length: LLM(CHECKPOINT, block_length=length, device=DEVICE, debug_checks=True) for length in lengths}
     yield found
     for llm in found.values():
         llm.close()

@@ -16,7 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build" / "mutants"
 SOURCE = WORK / "source"
-BINARY = WORK / "cpp" / "pydllm_tests"
+# As deep below its source as build/cpp below the tree: ccache then knows what has been compiled there.
+CPP = SOURCE / "build" / "cpp"
+BINARY = CPP / "pydllm_tests"
 
 # Imports the mutated package instead of the installed one (an editable install hooks sys.meta_path).
 RUN_PYTEST = (
@@ -54,7 +56,8 @@ def copy_tree() -> None:
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.split("\0")  # fmt: skip
     names = [name for name in listed if name and (ROOT / name).is_file()]
-    for stale in {str(p.relative_to(SOURCE)) for p in SOURCE.rglob("*") if p.is_file()} - set(names):
+    copied = {str(p.relative_to(SOURCE)) for p in SOURCE.rglob("*") if p.is_file() and not p.is_relative_to(CPP)}
+    for stale in copied - set(names):
         (SOURCE / stale).unlink()
     for name in names:
         target = SOURCE / name
@@ -73,13 +76,13 @@ def build() -> str:
         "-S",
         ".",
         "-B",
-        str(WORK / "cpp"),
+        str(CPP),
         "-G",
         "Ninja",
         "-DPYDLLM_TESTS=ON",
-        "-DPYDLLM_CUDA=OFF",
+        "-DPYDLLM_CUDA=EMULATED",
     ]
-    for command in (configure, ["cmake", "--build", str(WORK / "cpp"), "--target", "pydllm_tests"]):
+    for command in (configure, ["cmake", "--build", str(CPP), "--target", "pydllm_tests"]):
         done = run(command)
         if done.returncode:
             return done.stdout[-2000:] + done.stderr[-2000:]

@@ -188,6 +188,9 @@ class ScriptedEngine:
     def stats(self) -> Any:
         return SimpleNamespace(**{**EMPTY_STATS, "waiting": self.waiting})
 
+    async def ended(self) -> None:
+        await self.closed.wait()
+
     async def close(self) -> None:
         self.closed.set()
 

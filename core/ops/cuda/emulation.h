@@ -21,6 +21,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <random>
 #include <source_location>
@@ -107,6 +108,12 @@ class Guarded {
   unsigned char* begin_ = nullptr;
 };
 
+// Held by a launch and by whoever changes the list of buffers: there is one emulated device, and any thread may use it.
+inline std::recursive_mutex& device_lock() {
+  static std::recursive_mutex one;
+  return one;
+}
+
 inline std::vector<const Guarded*>& buffers() {
   static std::vector<const Guarded*> all;
   return all;
@@ -117,12 +124,18 @@ template <class T>
 class Buffer {
  public:
   Buffer(std::string name, size_t n) : memory_(std::move(name), n * sizeof(T)), size_(n) {
+    const std::lock_guard lock(device_lock());
     buffers().push_back(&memory_);
   }
   Buffer(std::string name, const T* values, size_t n) : Buffer(std::move(name), n) {
     if (n > 0) std::memcpy(memory_.data(), values, n * sizeof(T));
   }
-  ~Buffer() { std::erase(buffers(), &memory_); }
+  ~Buffer() {
+    const std::lock_guard lock(device_lock());
+    std::erase(buffers(), &memory_);
+  }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
 
   T* data() { return reinterpret_cast<T*>(memory_.data()); }
   const T& operator[](size_t i) const { return reinterpret_cast<const T*>(memory_.data())[i]; }
@@ -162,6 +175,7 @@ struct Warp {
 class Machine {
  public:
   void launch(const char* kernel, dim3 grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body) {
+    const std::lock_guard lock(device_lock());
     check(threads >= 32 && threads <= 1024 && threads % 32 == 0, kernel, ": expected whole warps, got ", threads);
     check(grid.x >= 1 && grid.y >= 1 && grid.z >= 1, kernel, ": expected at least one block");
     kernel_ = kernel;

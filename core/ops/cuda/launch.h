@@ -7,13 +7,13 @@
 #include "base/check.h"
 #include "ops/cuda/cuda_ops.h"
 #include "ops/cuda/device.h"
+#ifdef __CUDACC__
+#include "tensor/cuda/status.h"
+#endif
 
 namespace pydllm::ops::cuda {
 
 #ifdef __CUDACC__
-
-// Throws InternalError("<kernel>: <what CUDA says>") unless status is cudaSuccess.
-void check_status(const char* kernel, cudaError_t status);
 
 // More dynamic shared memory than this has to be asked for.
 constexpr size_t kDefaultSharedBytes = 48 << 10;
@@ -22,7 +22,7 @@ template <class... Params, class... Args>
 void launch(const char* name, void (*kernel)(Params...), dim3 grid, unsigned threads, size_t shared_bytes,
             Stream stream, Args... args) {
   if (shared_bytes > kDefaultSharedBytes) {
-    check_status(
+    cudart::expect_success(
         name, cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    static_cast<int>(shared_bytes)));
   }
@@ -31,7 +31,7 @@ void launch(const char* name, void (*kernel)(Params...), dim3 grid, unsigned thr
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  check_status(name, cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
+  cudart::expect_success(name, cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
 }
 
 #else

@@ -1,0 +1,124 @@
+#include "ops/cuda/backend.h"
+
+#include <vector>
+
+#include "ops/cuda/cuda_ops.h"
+
+namespace pydllm::ops::cuda {
+namespace {
+
+// run(pointer) with the tensor's pointer in its own type.
+template <class Run>
+void with_float_type(const Tensor& tensor, const Run& run) {
+  switch (tensor.dtype()) {
+    case DType::kF32:
+      return run(tensor.data<float>());
+    case DType::kBF16:
+      return run(tensor.data<BFloat16>());
+    case DType::kF16:
+      return run(tensor.data<Float16>());
+    default:
+      throw InternalError(format("expected a float type, got ", name_of(tensor.dtype())));
+  }
+}
+
+// The same for the pages of a K/V cache, which hold two of the types.
+template <class Run>
+void with_page_type(const KvLayer& layer, const Run& run) {
+  if (layer.keys.dtype() == DType::kF32) return run(layer.keys.data<float>(), layer.values.data<float>());
+  run(layer.keys.data<BFloat16>(), layer.values.data<BFloat16>());
+}
+
+}  // namespace
+
+void embedding(const Context& context, const Tensor& ids, const Tensor& table, Tensor& out) {
+  with_float_type(table, [&](const auto* rows) {
+    embedding(ids.data<int32_t>(), ids.size(0), rows, table.size(1), out.data<float>(), context.arena->stream());
+  });
+}
+
+void rms_norm(const Context& context, const Tensor& x, const Tensor& rows, const Tensor& weight, float epsilon,
+              Tensor& out) {
+  with_float_type(out, [&](auto* to) {
+    rms_norm(x.data<float>(), rows.defined() ? rows.data<int32_t>() : nullptr, out.size(0), out.size(1),
+             weight.data<float>(), epsilon, to, context.arena->stream());
+  });
+}
+
+void rms_norm_heads(const Context& context, Tensor& x, int64_t first_column, int64_t heads, const Tensor& weight,
+                    float epsilon) {
+  rms_norm_heads(x.data<float>(), x.size(0), x.size(1), first_column, heads, weight.size(0), weight.data<float>(),
+                 epsilon, context.arena->stream());
+}
+
+void rope(const Context& context, Tensor& x, int64_t first_column, int64_t heads, int64_t head_dim,
+          const Tensor& positions, const RopeTable& table) {
+  rope(x.data<float>(), x.size(0), x.size(1), first_column, heads, head_dim, positions.data<int32_t>(),
+       table.cos.data<float>(), table.sin.data<float>(), table.cos.size(1), nullptr, 0.0f, context.arena->stream());
+}
+
+void swiglu(const Context& context, const Tensor& gate_up, Tensor& out) {
+  with_float_type(out, [&](auto* to) {
+    swiglu(gate_up.data<float>(), out.size(0), out.size(1), to, context.arena->stream());
+  });
+}
+
+void store_kv(const Context& context, const Tensor& kv, int64_t key_column, int64_t value_column, const Tensor& slots,
+              KvLayer& layer) {
+  with_page_type(layer, [&](auto* keys, auto* values) {
+    store_kv(kv.data<float>(), kv.size(0), kv.size(1), key_column, value_column, slots.data<int64_t>(),
+             layer.keys.size(1), layer.keys.size(2), layer.keys.size(3), keys, values, context.arena->stream());
+  });
+}
+
+void attention(const Context& context, const Tensor& q, int64_t query_column, int64_t query_heads, const KvLayer& layer,
+               std::span<const SequenceSpan> sequences, float scale, Tensor& out) {
+  const int64_t kv_heads = layer.keys.size(1);
+  std::vector<AttentionSequence> spans;
+  std::vector<int32_t> pages;
+  for (const SequenceSpan& span : sequences) {
+    spans.push_back({span.query_begin, span.query_length, span.kv_length, static_cast<int32_t>(pages.size()),
+                     span.query_position, span.block_length});
+    pages.insert(pages.end(), span.pages.begin(), span.pages.end());
+  }
+  const std::vector<AttentionTile> tiles =
+      attention_tiles(spans, static_cast<int32_t>(query_heads / kv_heads), layer.keys.dtype());
+  if (tiles.empty()) return;
+  cudart::Arena& arena = *context.arena;
+  const AttentionTile* const device_tiles = arena.upload(std::span(tiles));
+  const int32_t* const device_pages = arena.upload(std::span<const int32_t>(pages));
+  with_page_type(layer, [&](const auto* keys, const auto* values) {
+    with_float_type(out, [&](auto* to) {
+      attention(q.data<float>(), q.size(1), query_column, query_heads, keys, values, kv_heads, layer.keys.size(2),
+                layer.keys.size(3), device_tiles, static_cast<int64_t>(tiles.size()), device_pages, scale, to,
+                arena.stream());
+    });
+  });
+}
+
+void row_stats(const Context& context, const Tensor& logits, std::span<const RowSampling> sampling,
+               std::span<const int32_t> forbidden, std::span<RowStats> out) {
+  if (sampling.empty()) return;
+  check_row_sampling(sampling);
+  cudart::Arena& arena = *context.arena;
+  const int64_t rows = logits.size(0), vocab = logits.size(1);
+  const auto parts = static_cast<size_t>(rows * row_stats_segments(vocab) * kRowStatsPartBytes);
+  auto* const stats = arena.take<RowStats>(out.size());
+  row_stats(logits.data<float>(), rows, vocab, arena.upload(sampling), arena.upload(forbidden),
+            static_cast<int32_t>(forbidden.size()), arena.take<std::byte>(parts), stats, arena.stream());
+  arena.download(out.data(), stats, out.size_bytes());
+}
+
+void linear(const Context& context, const Tensor& x, const PackedWeight& weight, Tensor& y, LinearMode mode) {
+  const float* const bias = weight.bias().defined() ? weight.bias().data<float>() : nullptr;
+  const auto run = [&](const auto* from, const auto* matrix) {
+    linear(from, matrix, bias, x.size(0), weight.in_features(), weight.out_features(), y.data<float>(),
+           mode == LinearMode::kAccumulate, context.arena->stream());
+  };
+  const Tensor& matrix = weight.panels();
+  if (weight.dtype() == DType::kBF16) return run(x.data<BFloat16>(), matrix.data<BFloat16>());
+  if (weight.dtype() == DType::kF16) return run(x.data<float>(), matrix.data<Float16>());
+  run(x.data<float>(), matrix.data<float>());
+}
+
+}  // namespace pydllm::ops::cuda
