@@ -302,5 +302,5 @@ def check_params(algorithm: str, params: Mapping[str, bool | int | float | str])
 
 def architectures() -> list[ArchitectureInfo]: ...
 def build_info() -> dict[str, Any]:
-    """compiler, build_type, cpu ("avx512bf16" ... per dtype), usable_cores, cuda: {"built": bool, "runtime": str,
+    """compiler, build_type, cpu ("amxbf16" ... per dtype), usable_cores, cuda: {"built": bool, "runtime": str,
     "devices": [{"name", "compute_capability", "memory_bytes"}], "error": str}."""

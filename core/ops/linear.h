@@ -52,8 +52,9 @@ DType linear_input_dtype(DType weight);
 void linear(const Context& context, const Tensor& x, const PackedWeight& weight, Tensor& y,
             LinearMode mode = LinearMode::kOverwrite);
 
-// The instruction set chosen at run time for this dtype: "avx512bf16", "avx512", "avx2" or "scalar". The environment
-// variable PYDLLM_CPU_ISA caps it (scalar | avx2 | avx512 | avx512bf16); an unknown value throws InvalidRequest.
+// The instruction set chosen at run time for this dtype: "amxbf16", "avx512bf16", "avx512", "avx2" or "scalar". The
+// environment variable PYDLLM_CPU_ISA caps it (scalar | avx2 | avx512 | avx512bf16 | amxbf16); an unknown value throws
+// InvalidRequest.
 std::string_view linear_isa(DType weight);
 
 }  // namespace pydllm::ops

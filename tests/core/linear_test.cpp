@@ -380,8 +380,8 @@ TEST(LinearIsa, IsTheMachinesBestBelowTheCap) {
 
 TEST(LinearIsa, UnknownCapIsAnInvalidRequest) {
   EXPECT_EQ(message_of([] { cpu::isa_from_name("sse9"); }),
-            "PYDLLM_CPU_ISA: expected scalar, avx2, avx512 or avx512bf16, got \"sse9\"");
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
+            "PYDLLM_CPU_ISA: expected scalar, avx2, avx512, avx512bf16 or amxbf16, got \"sse9\"");
+  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16, Isa::kAmxBf16}) {
     EXPECT_EQ(cpu::isa_from_name(cpu::name_of(isa)), isa);
   }
 }

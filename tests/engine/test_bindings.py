@@ -341,7 +341,7 @@ def test_build_info_is_complete() -> None:
     info = _core.build_info()
     assert set(info) == {"compiler", "build_type", "cpu", "usable_cores", "cuda"}
     assert set(info["cpu"]) == {"float32", "bfloat16", "float16"}
-    assert set(info["cpu"].values()) <= {"avx512bf16", "avx512", "avx2", "scalar"}
+    assert set(info["cpu"].values()) <= {"amxbf16", "avx512bf16", "avx512", "avx2", "scalar"}
     assert info["usable_cores"] >= 1
     assert set(info["cuda"]) == {"built", "runtime", "devices", "error"}
     assert bool(info["cuda"]["devices"]) != bool(info["cuda"]["error"])

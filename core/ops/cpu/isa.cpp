@@ -4,18 +4,35 @@
 #include <array>
 #include <cstdlib>
 
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "base/check.h"
 
 namespace pydllm::ops::cpu {
 namespace {
 
-constexpr std::array<std::string_view, 4> kNames{"scalar", "avx2", "avx512", "avx512bf16"};
+constexpr std::array<std::string_view, 5> kNames{"scalar", "avx2", "avx512", "avx512bf16", "amxbf16"};
 
 Isa capped_isa() {
   const char* const cap = std::getenv("PYDLLM_CPU_ISA");
   if (cap == nullptr || *cap == '\0') return detected_isa();
   return std::min(detected_isa(), isa_from_name(cap));
 }
+
+#if defined(__x86_64__)
+bool may_use_tiles() {
+#if defined(__linux__)
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // asm/prctl.h, asm/fpu/types.h
+  static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return granted;
+#else
+  return false;
+#endif
+}
+#endif
 
 }  // namespace
 
@@ -26,8 +43,9 @@ std::string_view name_of(Isa isa) {
 Isa isa_from_name(std::string_view name) {
   const auto found = std::find(kNames.begin(), kNames.end(), name);
   if (found == kNames.end()) {
-    throw InvalidRequest("PYDLLM_CPU_ISA",
-                         format("PYDLLM_CPU_ISA: expected scalar, avx2, avx512 or avx512bf16, got \"", name, "\""));
+    throw InvalidRequest(
+        "PYDLLM_CPU_ISA",
+        format("PYDLLM_CPU_ISA: expected scalar, avx2, avx512, avx512bf16 or amxbf16, got \"", name, "\""));
   }
   return static_cast<Isa>(found - kNames.begin());
 }
@@ -41,7 +59,9 @@ Isa detected_isa() {
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   if (!avx512) return Isa::kAvx2;
-  return __builtin_cpu_supports("avx512bf16") ? Isa::kAvx512Bf16 : Isa::kAvx512;
+  if (!__builtin_cpu_supports("avx512bf16")) return Isa::kAvx512;
+  const bool amx = __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") && may_use_tiles();
+  return amx ? Isa::kAmxBf16 : Isa::kAvx512Bf16;
 #else
   return Isa::kScalar;
 #endif

@@ -19,21 +19,19 @@ struct Split {
 
 constexpr int64_t kJobsPerThread = 4;  // so that the last jobs leave no core idle for long
 constexpr int64_t kLeastRows = 24;     // fewer rows per job read the panel too often
-constexpr int64_t kTileRows = 6;       // of the widest kernels: blocks end where tiles end
 
 int64_t blocks(int64_t size, int64_t block) {
   return (size + block - 1) / block;
 }
 
-Split split_for(int64_t rows, int64_t out_features, int threads) {
+// Blocks end where the kernel's tiles end.
+Split split_for(int64_t rows, int64_t out_features, int threads, int64_t tile_rows) {
   const int64_t panels = blocks(out_features, kPanelWidth);
   const int64_t wanted = threads == 1 ? 1 : blocks(kJobsPerThread * threads, panels);
   const int64_t row_blocks = std::max(blocks(rows, kRowBlock), std::min(wanted, blocks(rows, kLeastRows)));
-  const int64_t rows_per_block = blocks(blocks(rows, row_blocks), kTileRows) * kTileRows;
+  const int64_t rows_per_block = blocks(blocks(rows, row_blocks), tile_rows) * tile_rows;
   return {panels, blocks(rows, rows_per_block), rows_per_block};
 }
-static_assert(kRowBlock % kTileRows == 0);
-
 Tensor widened(const Tensor& x) {
   Tensor out = Tensor::empty(x.shape(), DType::kF32);
   const BFloat16* const from = x.data<BFloat16>();
@@ -48,7 +46,7 @@ void linear(ThreadPool& pool, Isa isa, const Tensor& x, const PackedWeight& weig
   const Tensor input = kernel.input == x.dtype() ? x : widened(x);
   const auto [rows, depth] = shape_of<2>(input, "x");
   const int64_t columns = weight.out_features();
-  const Split split = split_for(rows, columns, pool.size());
+  const Split split = split_for(rows, columns, pool.size(), kernel.tile_rows);
   const auto* const x_bytes = static_cast<const std::byte*>(input.raw());
   const auto* const panel_bytes = static_cast<const std::byte*>(weight.panels().raw());
   const auto x_row_bytes = static_cast<int64_t>(size_of(input.dtype())) * depth;
@@ -57,7 +55,8 @@ void linear(ThreadPool& pool, Isa isa, const Tensor& x, const PackedWeight& weig
   float* const out = y.data<float>();
 
   const auto job = [&, rows = rows, depth = depth](int64_t i) {
-    const int64_t panel = i % split.panels, row = i / split.panels * split.rows_per_block;
+    const int64_t panel = kernel.panel_stays ? i / split.row_blocks : i % split.panels;
+    const int64_t row = (kernel.panel_stays ? i % split.row_blocks : i / split.panels) * split.rows_per_block;
     const int64_t column = panel * kPanelWidth;
     kernel.run({.x = x_bytes + row * x_row_bytes,
                 .x_stride = depth,

@@ -11,6 +11,10 @@ struct LinearKernel {
   Isa isa;      // the set it needs
   DType input;  // the type of PanelJob::x: bfloat16 or float32
   void (*run)(const PanelJob&);
+  int tile_rows = 6;  // rows that it handles together; a divisor of kRowBlock
+  // Its rows are taken block by block for each panel, so that the panel stays in the cache; else panel by panel for
+  // each block of rows. The first pays where reading the weights takes longer than the arithmetic.
+  bool panel_stays = false;
 };
 
 // The best kernel for weights of this type on a machine that has `isa`. Throws InternalError on other dtypes.
@@ -27,6 +31,7 @@ void linear_f32_avx512(const PanelJob& job);
 void linear_f16_avx512(const PanelJob& job);
 void linear_bf16_avx512(const PanelJob& job);
 void linear_bf16_avx512bf16(const PanelJob& job);
+void linear_bf16_amxbf16(const PanelJob& job);
 #endif
 
 }  // namespace pydllm::ops::cpu

@@ -1,7 +1,8 @@
 // Private to core/ops/cpu: the arguments of a panel kernel and its loops, shared by all instruction sets.
 //
 // A panel is 64 output columns of the weight, [steps, 64, kStep] with kStep consecutive k side by side: kStep is 2 for
-// bfloat16 (what VDPBF16PS reads), 1 otherwise. The last panel is padded with zero columns, an odd k with a zero.
+// bfloat16 (what VDPBF16PS and TDPBF16PS read), 1 otherwise. The last panel is padded with zero columns, an odd k with
+// a zero.
 //
 // Included by sources that are compiled for instruction sets the machine may lack: everything here is a template over a
 // traits type of the including source's unnamed namespace, hence local to it, and no std function is called.
