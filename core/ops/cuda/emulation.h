@@ -13,6 +13,7 @@
 // order.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -156,7 +157,9 @@ enum class Wait : uint8_t { kNothing, kBarrier, kWarp, kEnded };
 
 struct Fiber {
   static constexpr size_t kStack = 128 << 10;
-  ucontext_t context;
+  ucontext_t context;  // where it begins, or waits under AddressSanitizer
+  jmp_buf place;       // where it waits
+  bool begun = false;  // at the end of its last kernel it waits for the next one
   std::unique_ptr<char[]> stack{new char[kStack]};
   void* fake_stack = nullptr;
   Wait wait = Wait::kNothing;
@@ -250,13 +253,14 @@ class Machine {
   [[noreturn]] void stop(const char* what) {
     error_ = what;
     suspend(Wait::kEnded);
-    std::abort();  // an ended fiber is not resumed
+    std::abort();  // the launch has failed
   }
 
  private:
   Fiber& self() { return *fibers_[current_]; }
 
-  [[noreturn]] void fail(const std::string& what) const {
+  [[noreturn]] void fail(const std::string& what) {
+    for (const std::unique_ptr<Fiber>& fiber : fibers_) fiber->begun = false;  // some are in the middle of the kernel
     throw KernelError(format(kernel_, ": ", what, ", block (", block_.x, ", ", block_.y, ", ", block_.z, ")"));
   }
 
@@ -265,6 +269,7 @@ class Machine {
   void start(Fiber& fiber) {
     fiber.wait = Wait::kNothing;
     fiber.copies.assign(1, {});
+    if (fiber.begun) return;
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = Fiber::kStack;
@@ -273,13 +278,33 @@ class Machine {
     makecontext(&fiber.context, &Machine::enter, 0);
   }
 
+#ifdef __SANITIZE_ADDRESS__
+  void enter_fiber(Fiber& fiber) {
+    fiber.begun = true;
+    swapcontext(&main_, &fiber.context);
+  }
+  void leave_fiber(Fiber& fiber) { swapcontext(&fiber.context, &main_); }
+#else
+  // _setjmp and _longjmp carry on where swapcontext would, without its two system calls each time; AddressSanitizer
+  // takes a jump for an unwinding, though.
+  [[gnu::noinline]] void enter_fiber(Fiber& fiber) {
+    if (_setjmp(main_place_) != 0) return;
+    if (fiber.begun) _longjmp(fiber.place, 1);
+    fiber.begun = true;
+    setcontext(&fiber.context);
+  }
+  [[gnu::noinline]] void leave_fiber(Fiber& fiber) {
+    if (_setjmp(fiber.place) == 0) _longjmp(main_place_, 1);
+  }
+#endif
+
   void resume(unsigned index) {
     current_ = index;
 #ifdef __SANITIZE_ADDRESS__
     void* fake_stack = nullptr;
     __sanitizer_start_switch_fiber(&fake_stack, self().stack.get(), Fiber::kStack);
 #endif
-    swapcontext(&main_, &self().context);
+    enter_fiber(self());
 #ifdef __SANITIZE_ADDRESS__
     __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
 #endif
@@ -289,9 +314,9 @@ class Machine {
     Fiber& fiber = self();
     fiber.wait = wait;
 #ifdef __SANITIZE_ADDRESS__
-    __sanitizer_start_switch_fiber(wait == Wait::kEnded ? nullptr : &fiber.fake_stack, main_stack_, main_stack_size_);
+    __sanitizer_start_switch_fiber(&fiber.fake_stack, main_stack_, main_stack_size_);
 #endif
-    swapcontext(&fiber.context, &main_);
+    leave_fiber(fiber);
 #ifdef __SANITIZE_ADDRESS__
     __sanitizer_finish_switch_fiber(fiber.fake_stack, &main_stack_, &main_stack_size_);
 #endif
@@ -330,6 +355,7 @@ class Machine {
   Guarded* shared_ = nullptr;
   std::string error_;
   ucontext_t main_;
+  jmp_buf main_place_;
   const void* main_stack_ = nullptr;
   size_t main_stack_size_ = 0;
   std::vector<std::unique_ptr<Fiber>> fibers_;
@@ -347,8 +373,10 @@ inline void Machine::enter() {
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_finish_switch_fiber(nullptr, &one.main_stack_, &one.main_stack_size_);
 #endif
-  (*one.body_)();
-  one.suspend(Wait::kEnded);
+  for (;;) {
+    (*one.body_)();
+    one.suspend(Wait::kEnded);
+  }
 }
 
 template <class T>
