@@ -11,7 +11,7 @@ export CCACHE_NOHASHDIR ?= 1
 CPP_SOURCES := $(shell find core cmake CMakeLists.txt -type f)
 
 .PHONY: help serve build test test-fast test-all test-cpp test-python lint format bench proto proto-check asan tsan qemu \
-  clients bench-peers test-gateway accept-core accept-serving accept-demo accept-families mutants cuda cuda-emulated clean
+  clients bench-peers test-gateway accept-core accept-serving accept-demo accept-families accept-cuda gpu-check mutants cuda cuda-emulated clean
 
 help:
 	@echo "make serve [ARGS='MODEL --grpc-port 50051']  build and serve (no MODEL: the embedded demo model)"
@@ -19,7 +19,7 @@ help:
 	@echo "make lint | format | proto | bench           checks; formatting; committed gRPC stubs; benchmarks"
 	@echo "make cuda-emulated                           the engine on the CUDA kernels, emulated on the CPU"
 	@echo "make cuda                                    compile the CUDA kernels (nvcc) and hold them to their budgets"
-	@echo "make accept-core | -serving | -demo | -families   promises with figures"
+	@echo "make accept-core | -serving | -demo | -families | -cuda   promises with figures"
 	@echo "make mutants                                 patches that must turn a test red"
 
 # --- set-up: a virtual environment in steps, each redone only when its inputs change ---
@@ -176,6 +176,13 @@ accept-demo: $(VENV)/.built $(VENV)/.test
 
 accept-families: $(VENV)/.built $(VENV)/.test $(CLIENTS)/.llama
 	$(BIN)/python tests/accept/families.py $(ARGS)
+
+accept-cuda: $(VENV)/.built $(VENV)/.test
+	$(BIN)/python tests/accept/cuda.py $(ARGS)
+
+# On a machine with a GPU. PYTHON must have what requirements/build.txt, serve.txt and test.txt name: nothing is installed.
+gpu-check:
+	$(PYTHON) tools/gpu_check.py $(ARGS)
 
 mutants: $(VENV)/.built $(VENV)/.test
 	$(BIN)/python tests/mutants/run.py $(ARGS)
