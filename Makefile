@@ -109,16 +109,22 @@ asan tsan: $(VENV)/.test
 	cmake --build build/$@ --target pydllm_tests
 	TSAN_OPTIONS=halt_on_error=1 ASAN_OPTIONS=detect_leaks=1 build/$@/pydllm_tests --gtest_brief=1
 
-# Compiles the CUDA kernels for every architecture, without warnings, and holds them to core/ops/cuda/budgets.json.
+# An extension beside the installed one.
+EXTENSION = -DPYDLLM_PYTHON=ON -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+
+# Compiles the CUDA kernels for every architecture, without warnings, and holds them to core/ops/cuda/budgets.json;
+# the extension with them loads where there is no driver, and says why it cannot use a GPU.
 $(VENV)/.cuda: requirements/cuda.txt $(VENV)/.created
 	$(BIN)/pip install -q --disable-pip-version-check -r requirements/cuda.txt
 	@touch $@
 
-cuda: $(VENV)/.cuda
+cuda: $(VENV)/.cuda $(VENV)/.built $(VENV)/.test
 	@mkdir -p build
-	cmake -S . -B build/cuda -G Ninja -DPYDLLM_CUDA=ON >build/cuda-configure.log || \
-	  { cat build/cuda-configure.log; exit 1; }
-	cmake --build build/cuda --target pydllm_cuda_ops
+	cmake -S . -B build/cuda -G Ninja -DPYDLLM_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES="80-real;90a-real;100a-real" \
+	  $(EXTENSION) >build/cuda-configure.log || { cat build/cuda-configure.log; exit 1; }
+	cmake --build build/cuda --target _core
+	$(BIN)/python tools/with_core.py build/cuda/_core*.so -m pytest -q tests/engine/test_device.py
 	$(BIN)/python tools/cuda_budgets.py build/cuda/CMakeFiles/pydllm_cuda_ops.dir/core/ops/cuda/*.o
 
 # The recordings and the engine's tests on the emulated CUDA device: an extension of its own, which nobody installs.
@@ -127,9 +133,8 @@ DEVICE_TESTS := tests/engine/test_golden.py tests/engine/test_golden_d3llm.py te
 
 cuda-emulated: $(VENV)/.built $(VENV)/.test
 	@mkdir -p build
-	cmake -S . -B build/emulated -G Ninja -DPYDLLM_PYTHON=ON -DPYDLLM_CUDA=EMULATED \
-	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) \
-	  >build/emulated-configure.log || { cat build/emulated-configure.log; exit 1; }
+	cmake -S . -B build/emulated -G Ninja -DPYDLLM_CUDA=EMULATED $(EXTENSION) >build/emulated-configure.log || \
+	  { cat build/emulated-configure.log; exit 1; }
 	cmake --build build/emulated --target _core
 	PYDLLM_TEST_DEVICE=cuda $(BIN)/python tools/with_core.py build/emulated/_core*.so -m pytest -q $(DEVICE_TESTS) $(ARGS)
 

@@ -91,6 +91,7 @@ void use(Device device) {
 }
 
 Memory memory(Device device) {
+  expect_usable(device);
   select(device);
   Memory out;
   expect_success("cudaMemGetInfo", cudaMemGetInfo(&out.free, &out.total));
