@@ -161,8 +161,9 @@ struct PageCopy {
   int32_t to = 0;
 };
 
-// Copies pages within each of `tensors` [tensor_count], a table in device memory of tensors [pages, page_bytes] that are
-// aligned to 16 bytes: keys and values of all layers. copies [copy_count]: a page is written once and not read then.
+// Copies pages within each of `tensors` [tensor_count], a table in device memory of tensors [pages, page_bytes] that
+// are aligned to 16 bytes: keys and values of all layers. copies [copy_count]: a page is written once and not read
+// then.
 void copy_pages(void* const* tensors, int64_t tensor_count, const PageCopy* copies, int64_t copy_count,
                 int64_t page_bytes, Stream stream);
 

@@ -29,9 +29,9 @@ __device__ inline int64_t row_of_edit(const int64_t* row_begin, int64_t rows, in
 }
 
 // One thread per edit.
-__global__ void __launch_bounds__(kEditThreads) edit_logits_kernel(const int64_t* row_begin, int64_t rows,
-                                                                   const LogitEdit* edits, int64_t edit_count,
-                                                                   int64_t vocab, float* logits) {
+__global__ void __launch_bounds__(kEditThreads)
+    edit_logits_kernel(const int64_t* row_begin, int64_t rows, const LogitEdit* edits, int64_t edit_count,
+                       int64_t vocab, float* logits) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kEditThreads + threadIdx.x;
   if (i >= edit_count) return;
   float& logit = logits[row_of_edit(row_begin, rows, i) * vocab + edits[i].id];

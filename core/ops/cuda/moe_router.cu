@@ -1,14 +1,14 @@
-#include "ops/moe_router.h"
-
 #include <algorithm>
 #include <bit>
 
 #include "ops/cuda/launch.h"
+#include "ops/moe_router.h"
 
 namespace pydllm::ops::cuda {
 
-constexpr unsigned kRouterWarps = 8;
-// Blocks take as many warps as fit in the first; a row of the most experts and groups fits in the second (sm_80: 163 KB).
+constexpr int32_t kRouterWarps = 8;
+// Blocks take as many warps as fit in the first; a row of the most experts and groups fits in the second (sm_80: 163
+// KB).
 constexpr size_t kRouterSharedBytes = 96 << 10;
 constexpr size_t kMostRouterSharedBytes = 160 << 10;
 constexpr float kNeverChosen = -INFINITY;
@@ -18,7 +18,7 @@ struct RouterArgs {
   const float* bias;
   int64_t tokens;
   int32_t experts;
-  int64_t unit;  // rows of a block
+  int32_t unit;  // rows of a block
   RouterRule rule;
   int32_t* choice;
   float* weights;
@@ -70,7 +70,8 @@ static size_t router_shared_bytes(size_t warps, size_t experts, size_t groups) {
 }
 
 __device__ inline RouterShared shared_of(const RouterArgs& args) {
-  const int64_t warps = blockDim.x / 32, warp = threadIdx.x / 32, groups = args.rule.groups;
+  const int32_t warps = static_cast<int32_t>(blockDim.x) / 32, warp = static_cast<int32_t>(threadIdx.x) / 32;
+  const int32_t groups = args.rule.groups;
   auto* keys = shared_memory<uint64_t>();
   uint64_t* best = keys + warps * args.experts;
   uint64_t* group_keys = best + args.experts;
@@ -80,31 +81,29 @@ __device__ inline RouterShared shared_of(const RouterArgs& args) {
   return {row, keys, best, allowed};
 }
 
-// 1 / sum and the maximum of a softmax over the row; every lane gets them.
-struct SoftmaxTerms {
-  double max, sum;
-};
-
-__device__ inline SoftmaxTerms softmax_terms(const float* logits, int32_t experts) {
-  const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32;
+__device__ inline double row_max(const float* logits, int32_t experts) {
   float max = -INFINITY;
-  for (int32_t e = lane; e < experts; e += 32) max = fmaxf(max, logits[e]);
-  SoftmaxTerms terms{static_cast<double>(warp_max(max)), 0};
-  for (int32_t e = lane; e < experts; e += 32) terms.sum += exp(static_cast<double>(logits[e]) - terms.max);
-  for (int lanes = 16; lanes > 0; lanes /= 2) terms.sum += __shfl_xor_sync(kAllLanes, terms.sum, lanes);
-  return terms;
+  for (int32_t e = static_cast<int32_t>(threadIdx.x) % 32; e < experts; e += 32) max = fmaxf(max, logits[e]);
+  return static_cast<double>(warp_max(max));
 }
 
-// Scores of a row and the keys that its experts are chosen by.
+// Scores of a row and the keys that its experts are chosen by. Until then each key's place holds the exponential.
 __device__ inline void score_row(const RouterArgs& args, int64_t token, const RouterRow& row) {
   const float* logits = args.logits + token * args.experts;
+  const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32;
   const bool softmax = args.rule.score == RouterScore::kSoftmax;
-  SoftmaxTerms terms{};
-  if (softmax) terms = softmax_terms(logits, args.experts);
-  for (int32_t e = static_cast<int32_t>(threadIdx.x) % 32; e < args.experts; e += 32) {
+  const double max = softmax ? row_max(logits, args.experts) : 0;
+  double sum = 0;
+  for (int32_t e = lane; e < args.experts; e += 32) {
     const auto x = static_cast<double>(logits[e]);
-    const double score = softmax ? exp(x - terms.max) / terms.sum : 1 / (1 + exp(-x));
-    row.scores[e] = static_cast<float>(score);
+    const double power = exp(softmax ? x - max : -x);
+    row.keys[e] = std::bit_cast<uint64_t>(power);
+    sum += power;
+  }
+  for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(kAllLanes, sum, lanes);
+  for (int32_t e = lane; e < args.experts; e += 32) {
+    const auto power = std::bit_cast<double>(row.keys[e]);
+    row.scores[e] = static_cast<float>((softmax ? power : 1) / (softmax ? sum : 1 + power));
     const float choice = args.bias == nullptr ? row.scores[e] : row.scores[e] + args.bias[e];
     row.keys[e] = key_of(choice == choice ? choice : kNeverChosen, e);  // what is no number ranks last
   }
@@ -158,17 +157,17 @@ __device__ inline void choose(const RouterArgs& args, int64_t token, const Route
 }
 
 // Which experts the block of tokens [first, first + rows) keeps.
-__device__ inline void keep_block_experts(const RouterArgs& args, int64_t first, int64_t rows,
+__device__ inline void keep_block_experts(const RouterArgs& args, int64_t first, int32_t rows,
                                           const RouterShared& shared) {
-  const int64_t warps = blockDim.x / 32, warp = threadIdx.x / 32;
   const auto thread = static_cast<int32_t>(threadIdx.x), threads = static_cast<int32_t>(blockDim.x);
+  const int32_t warps = threads / 32, warp = thread / 32;
   for (int32_t e = thread; e < args.experts; e += threads) shared.best[e] = 0;
-  for (int64_t done = 0; done < rows; done += warps) {
+  for (int32_t done = 0; done < rows; done += warps) {
     if (done + warp < rows) score_row(args, first + done + warp, shared.row);
     __syncthreads();
-    const int64_t scored = rows - done < warps ? rows - done : warps;
+    const int32_t scored = rows - done < warps ? rows - done : warps;
     for (int32_t e = thread; e < args.experts; e += threads) {
-      for (int64_t w = 0; w < scored; ++w) shared.best[e] = higher(shared.best[e], shared.keys[w * args.experts + e]);
+      for (int32_t w = 0; w < scored; ++w) shared.best[e] = higher(shared.best[e], shared.keys[w * args.experts + e]);
     }
     __syncthreads();
   }
@@ -179,14 +178,15 @@ __device__ inline void keep_block_experts(const RouterArgs& args, int64_t first,
 }
 
 // A warp per row. A block has a row for each of its warps, or with block routing the rows of a block of tokens, whose
-// scores are computed twice: kept, they would not fit in shared memory for every block length.
-__global__ void __launch_bounds__(32 * kRouterWarps) moe_router_kernel(RouterArgs args) {
+// scores are computed twice: kept, they would not fit in shared memory for every block length. The bound of one block
+// keeps ptxas from spilling.
+__global__ void __launch_bounds__(32 * kRouterWarps, 1) moe_router_kernel(RouterArgs args) {
   const RouterShared shared = shared_of(args);
-  const int64_t warps = blockDim.x / 32, first = static_cast<int64_t>(blockIdx.x) * args.unit;
-  const int64_t rows = args.tokens - first < args.unit ? args.tokens - first : args.unit;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * args.unit;
+  const auto rows = static_cast<int32_t>(args.tokens - first < args.unit ? args.tokens - first : args.unit);
   const bool by_block = args.rule.block_capacity > 0;
   if (by_block) keep_block_experts(args, first, rows, shared);
-  for (int64_t r = threadIdx.x / 32; r < rows; r += warps) {
+  for (int32_t r = static_cast<int32_t>(threadIdx.x) / 32; r < rows; r += static_cast<int32_t>(blockDim.x) / 32) {
     score_row(args, first + r, shared.row);
     if (by_block) {
       for (int32_t e = static_cast<int32_t>(threadIdx.x) % 32; e < args.experts; e += 32) {
@@ -211,10 +211,10 @@ void moe_router(const float* logits, const float* bias, int64_t tokens, int64_t 
   };
   check(bytes(1) <= kMostRouterSharedBytes, "moe_router: expected at most ", kMostRouterSharedBytes,
         " bytes of shared memory for a row, got ", bytes(1), " with ", experts, " experts");
-  const int64_t most = by_block ? std::min<int64_t>(rule.block_length, kRouterWarps) : kRouterWarps;
-  int64_t warps = 1;
+  const int32_t most = by_block ? std::min<int32_t>(rule.block_length, kRouterWarps) : kRouterWarps;
+  int32_t warps = 1;
   while (warps < most && bytes(static_cast<size_t>(warps) + 1) <= kRouterSharedBytes) ++warps;
-  const int64_t unit = by_block ? rule.block_length : warps;
+  const int32_t unit = by_block ? rule.block_length : warps;
   const RouterArgs args{logits, bias, tokens, static_cast<int32_t>(experts), unit, rule, choice, weights};
   launch("moe_router", moe_router_kernel, {blocks("moe_router", (tokens + unit - 1) / unit), 1, 1},
          static_cast<unsigned>(32 * warps), bytes(static_cast<size_t>(warps)), stream, args);

@@ -1,6 +1,6 @@
-// A block's tile of a matrix product: 64 rows of x times 64 rows of a weight, which may lie anywhere. MmaTile multiplies
-// bfloat16 on the tensor cores, FfmaTile float32 with float32 or float16. Sums are float32 and run over the depth in one
-// order, so that a result does not depend on the tile's other rows.
+// A block's tile of a matrix product: 64 rows of x times 64 rows of a weight, which may lie anywhere. MmaTile
+// multiplies bfloat16 on the tensor cores, FfmaTile float32 with float32 or float16. Sums are float32 and run over the
+// depth in one order, so that a result does not depend on the tile's other rows.
 #pragma once
 
 #include "ops/cuda/mma.h"

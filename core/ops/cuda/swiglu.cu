@@ -1,6 +1,5 @@
-#include "ops/cuda/swiglu.h"
-
 #include "ops/cuda/launch.h"
+#include "ops/cuda/swiglu.h"
 
 namespace pydllm::ops::cuda {
 
