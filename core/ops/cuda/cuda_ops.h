@@ -13,6 +13,10 @@
 
 struct CUstream_st;
 
+namespace pydllm::ops {
+struct RouterRule;  // ops/moe_router.h
+}
+
 namespace pydllm::ops::cuda {
 
 using Stream = CUstream_st*;  // cudaStream_t, without a CUDA header
@@ -102,5 +106,65 @@ template <class T, class Out>
 void attention(const float* q, int64_t q_width, int64_t query_column, int64_t query_heads, const T* keys,
                const T* values, int64_t kv_heads, int64_t page_size, int64_t head_dim, const AttentionTile* tiles,
                int64_t tile_count, const int32_t* pages, float scale, Out* out, Stream stream);
+
+// The rule of ops/moe_router.h over logits float32 [tokens, experts]; bias float32 [experts] or null; choice int32,
+// weights float32 [tokens, rule.experts_per_token]. With block_capacity the tokens are whole blocks of block_length,
+// side by side (InternalError otherwise).
+void moe_router(const float* logits, const float* bias, int64_t tokens, int64_t experts, const RouterRule& rule,
+                int32_t* choice, float* weights, Stream stream);
+
+// Up to 64 pairs (token, choice) of one expert, which are multiplied together.
+struct ExpertTile {
+  int32_t expert = 0;
+  int32_t first = 0;  // of the expert's pairs
+  int32_t count = 0;
+};
+int64_t expert_tiles_bound(int64_t tokens, int64_t kept, int64_t experts);  // tiles of a call at most
+
+// What expert_ffn writes on its way, for the caller to reuse. Pair t * kept + i is choice i of token t.
+template <class X>
+struct ExpertWorkspace {
+  int32_t* pairs = nullptr;     // [experts, tokens], those of each expert
+  int32_t* counts = nullptr;    // [experts], how many they are
+  ExpertTile* tiles = nullptr;  // [expert_tiles_bound]
+  int32_t* tile_count = nullptr;
+  X* activated = nullptr;    // [tokens * kept, width], aligned to 16 bytes
+  float* outputs = nullptr;  // [tokens * kept, hidden]
+};
+
+// y float32 [tokens, hidden] += what ops/expert_ffn.h says, in rising order of the expert. A row of y depends on its
+// own token only, so that a batch may be cut to bound the workspace.
+//   x, gate_up, down  bfloat16 (tensor cores), float32 and float32, float32 and float16: [tokens, hidden],
+//                     [experts, 2 * width, hidden] with gates before ups, [experts, hidden, width]; aligned to 16 bytes
+//   choice, weights   int32, float32 [tokens, kept], as moe_router writes them
+// The experts are one tensor each, so that a block finds its weights by arithmetic instead of through a table of
+// pointers. Expert products that no token chose are not read.
+template <class X, class W>
+void expert_ffn(const X* x, const int32_t* choice, const float* weights, int64_t tokens, int64_t kept, const W* gate_up,
+                const W* down, int64_t experts, int64_t hidden, int64_t width, const ExpertWorkspace<X>& workspace,
+                float* y, Stream stream);
+
+// conditional float32 [rows, vocab] = unconditional + (scale + 1) * (conditional - unconditional), the CPU's bits;
+// unconditional float32 [rows, vocab].
+void guide(float* conditional, const float* unconditional, int64_t rows, int64_t vocab, float scale, Stream stream);
+
+// In place over logits float32 [rows, vocab] as in ops/row_stats.h: those of row r are edits [row_begin[r],
+// row_begin[r + 1]); row_begin int64 [rows + 1], from 0 to edit_count; edits [edit_count].
+void edit_logits(float* logits, int64_t rows, int64_t vocab, const int64_t* row_begin, const LogitEdit* edits,
+                 int64_t edit_count, Stream stream);
+
+// out float32 [count, dim] = rows `rows` int32 [count] of x float32 [*, dim].
+void gather_rows(const float* x, const int32_t* rows, int64_t count, int64_t dim, float* out, Stream stream);
+
+struct PageCopy {
+  int32_t from = 0;
+  int32_t to = 0;
+};
+
+// Copies pages within each of `tensors` [tensor_count], a table in device memory of tensors [pages, page_bytes] that
+// are aligned to 16 bytes: keys and values of all layers. copies [copy_count]: a page is written once and not read
+// then.
+void copy_pages(void* const* tensors, int64_t tensor_count, const PageCopy* copies, int64_t copy_count,
+                int64_t page_bytes, Stream stream);
 
 }  // namespace pydllm::ops::cuda

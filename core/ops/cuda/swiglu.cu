@@ -1,4 +1,5 @@
 #include "ops/cuda/launch.h"
+#include "ops/cuda/swiglu.h"
 
 namespace pydllm::ops::cuda {
 
@@ -11,7 +12,7 @@ __global__ void __launch_bounds__(kSwigluThreads)
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kSwigluThreads + threadIdx.x;
   if (i >= rows * width) return;
   const float* gate = gate_up + i / width * 2 * width + i % width;
-  out[i] = narrow<T>(gate[0] / (expf(-gate[0]) + 1.0f) * gate[width]);
+  out[i] = narrow<T>(swiglu_of(gate[0], gate[width]));
 }
 
 template <class T>
