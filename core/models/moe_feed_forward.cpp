@@ -95,7 +95,7 @@ Mixture::Mixture(const Context& context, const ModelConfig& config, Weights& wei
   norm_ = load_vector(context, weights, format(prefix, names.ffn_norm), config.hidden_size);
   router_ = load_linear(context, weights, router, config.hidden_size, DType::kF32, false);
   if (config.moe.router_bias) bias_ = load_vector(context, weights, format(prefix, names.router_bias), config.moe.num_experts);
-  experts_ = load_experts(context, config, weights, format(prefix, names.experts));
+  experts_ = ops::arranged(context, load_experts(context, config, weights, format(prefix, names.experts)));
   if (has_shared_) {
     const std::string at = format(prefix, names.shared);
     shared_ = GatedMlp(context, config, weights, at + "gate_proj", at + "up_proj", at + "down_proj",

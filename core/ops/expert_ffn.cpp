@@ -1,7 +1,9 @@
 #include "ops/expert_ffn.h"
 
 #include "ops/cpu/cpu_ops.h"
+#include "ops/cuda/backend.h"
 #include "ops/dispatch.h"
+#include "tensor/copy.h"
 
 namespace pydllm::ops {
 namespace {
@@ -16,7 +18,30 @@ void check_expert(const Expert& expert, const Expert& first) {
         "experts: expected one shape and dtype");
 }
 
+// The panels of all experts in one tensor; each expert keeps a view of its rows.
+void join(const Context& context, std::span<Expert> experts, PackedWeight Expert::* part) {
+  const PackedWeight& first = experts[0].*part;
+  const int64_t rows = first.out_features();
+  const Tensor all = Tensor::empty({static_cast<int64_t>(experts.size()) * rows, first.in_features()}, first.dtype(),
+                                   context.device);
+  int64_t row = 0;
+  for (Expert& expert : experts) {
+    const Tensor place = all.rows(row, rows);
+    copy(context, (expert.*part).panels(), place);
+    expert.*part = (expert.*part).moved_to(place);
+    row += rows;
+  }
+}
+
 }  // namespace
+
+std::vector<Expert> arranged(const Context& context, std::vector<Expert> experts) {
+  if (!on_cuda(context) || experts.empty()) return experts;
+  for (const Expert& expert : experts) check_expert(expert, experts[0]);
+  join(context, experts, &Expert::gate_up);
+  join(context, experts, &Expert::down);
+  return experts;
+}
 
 void expert_ffn(const Context& context, const Tensor& x, const Tensor& choice, const Tensor& weights,
                 std::span<const Expert> experts, Tensor& y) {
@@ -32,7 +57,9 @@ void expert_ffn(const Context& context, const Tensor& x, const Tensor& choice, c
   expect_shape(weights, "weights", {tokens, kept});
   expect_dtype(y, "y", DType::kF32);
   expect_shape(y, "y", {tokens, hidden});
-  if (on_cuda(context)) throw_no_backend("expert_ffn", context.device);
+  if constexpr (kHasCuda) {
+    if (on_cuda(context)) return cuda::expert_ffn(context, x, choice, weights, experts, y);
+  }
   cpu::expert_ffn(context, x, choice, weights, experts, y);
 }
 

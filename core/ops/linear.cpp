@@ -99,6 +99,14 @@ PackedWeight PackedWeight::pack(const Context& context, std::span<const Tensor> 
   return out;
 }
 
+PackedWeight PackedWeight::moved_to(const Tensor& panels) const {
+  check(panels.shape() == panels_.shape() && panels.dtype() == panels_.dtype() && panels.device() == panels_.device(),
+        "weight: expected panels like those that were packed, got shape ", shape_string(panels.shape()));
+  PackedWeight out = *this;
+  out.panels_ = panels;
+  return out;
+}
+
 DType linear_input_dtype(DType weight) {
   check(is_float(weight), "linear: expected float32, bfloat16 or float16 weights, got ", name_of(weight));
   return weight == DType::kBF16 ? DType::kBF16 : DType::kF32;

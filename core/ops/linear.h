@@ -21,6 +21,9 @@ class PackedWeight {
   // undefined or float32 [sum n_i].
   static PackedWeight pack(const Context& context, std::span<const Tensor> parts, DType dtype, Tensor bias = {});
 
+  // The same weight whose panels, copied by the caller, are at `panels`, of the same shape, dtype and device.
+  PackedWeight moved_to(const Tensor& panels) const;
+
   int64_t out_features() const noexcept { return out_features_; }
   int64_t in_features() const noexcept { return in_features_; }
   DType dtype() const noexcept { return dtype_; }

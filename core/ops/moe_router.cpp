@@ -1,6 +1,7 @@
 #include "ops/moe_router.h"
 
 #include "ops/cpu/cpu_ops.h"
+#include "ops/cuda/backend.h"
 #include "ops/dispatch.h"
 
 namespace pydllm::ops {
@@ -53,7 +54,9 @@ void route(const Context& context, const Tensor& logits, const Tensor& bias, con
   } else {
     check_groups(rule, count);
   }
-  if (on_cuda(context)) throw_no_backend("route", context.device);
+  if constexpr (kHasCuda) {
+    if (on_cuda(context)) return cuda::route(context, logits, bias, rule, experts, weights);
+  }
   cpu::route(context, logits, bias, rule, experts, weights);
 }
 

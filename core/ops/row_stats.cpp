@@ -68,7 +68,9 @@ void edit_logits(const Context& context, Tensor& logits, std::span<const RowSamp
   expect_runnable(context, "edit_logits", {{logits, "logits"}});
   expect_logits(logits, sampling.size());
   for (size_t i = 0; i < sampling.size(); ++i) expect_edits(sampling[i].edits, i, logits.size(1));
-  if (on_cuda(context)) throw_no_backend("edit_logits", context.device);
+  if constexpr (kHasCuda) {
+    if (on_cuda(context)) return cuda::edit_logits(context, logits, sampling);
+  }
   cpu::edit_logits(context, logits, sampling);
 }
 
@@ -79,7 +81,9 @@ void guide(const Context& context, Tensor& conditional, const Tensor& unconditio
   expect_dtype(unconditional, "unconditional", DType::kF32);
   expect_shape(unconditional, "unconditional", {rows, vocab});
   check(std::isfinite(scale), "scale: expected a finite number, got ", scale);
-  if (on_cuda(context)) throw_no_backend("guide", context.device);
+  if constexpr (kHasCuda) {
+    if (on_cuda(context)) return cuda::guide(context, conditional, unconditional, scale);
+  }
   cpu::guide(context, conditional, unconditional, scale);
 }
 

@@ -1,8 +1,6 @@
 // The emulated kernels that only move bytes.
 #include "cuda_testing.h"
-#include "ops/cuda/copy_pages.cu"
 #include "ops/cuda/cuda_ops.h"
-#include "ops/cuda/gather_rows.cu"
 
 namespace pydllm {
 namespace {

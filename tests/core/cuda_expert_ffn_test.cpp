@@ -4,7 +4,6 @@
 
 #include "cuda_testing.h"
 #include "ops/cuda/cuda_ops.h"
-#include "ops/cuda/expert_ffn.cu"
 #include "ops/expert_ffn.h"
 
 namespace pydllm {

@@ -4,8 +4,6 @@
 
 #include "cuda_testing.h"
 #include "ops/cuda/cuda_ops.h"
-#include "ops/cuda/edit_logits.cu"
-#include "ops/cuda/guide.cu"
 #include "ops/row_stats.h"
 
 namespace pydllm {

@@ -4,7 +4,6 @@
 
 #include "cuda_testing.h"
 #include "ops/cuda/cuda_ops.h"
-#include "ops/cuda/moe_router.cu"
 #include "ops/moe_router.h"
 
 namespace pydllm {

@@ -109,6 +109,77 @@ void row_stats(const Context& context, const Tensor& logits, std::span<const Row
   arena.download(out.data(), stats, out.size_bytes());
 }
 
+void edit_logits(const Context& context, Tensor& logits, std::span<const RowSampling> sampling) {
+  std::vector<int64_t> row_begin{0};
+  std::vector<LogitEdit> edits;
+  for (const RowSampling& row : sampling) {
+    edits.insert(edits.end(), row.edits.begin(), row.edits.end());
+    row_begin.push_back(static_cast<int64_t>(edits.size()));
+  }
+  if (edits.empty()) return;
+  cudart::Arena& arena = *context.arena;
+  edit_logits(logits.data<float>(), logits.size(0), logits.size(1), arena.upload<int64_t>(row_begin),
+              arena.upload<LogitEdit>(edits), static_cast<int64_t>(edits.size()), arena.stream());
+}
+
+void guide(const Context& context, Tensor& conditional, const Tensor& unconditional, float scale) {
+  guide(conditional.data<float>(), unconditional.data<float>(), conditional.size(0), conditional.size(1), scale,
+        context.arena->stream());
+}
+
+void route(const Context& context, const Tensor& logits, const Tensor& bias, const RouterRule& rule, Tensor& experts,
+           Tensor& weights) {
+  moe_router(logits.data<float>(), bias.defined() ? bias.data<float>() : nullptr, logits.size(0), logits.size(1), rule,
+             experts.data<int32_t>(), weights.data<float>(), context.arena->stream());
+}
+
+namespace {
+
+// The first expert's tensor, behind which those of the others lie.
+const Tensor& first_of(std::span<const Expert> experts, PackedWeight Expert::* part) {
+  const Tensor& first = (experts[0].*part).panels();
+  for (size_t e = 0; e < experts.size(); ++e) {
+    const auto* const begin = static_cast<const std::byte*>(first.raw()) + e * first.nbytes();
+    check((experts[e].*part).panels().raw() == begin, "expert_ffn: expected the experts side by side");
+  }
+  return first;
+}
+
+template <class X, class W>
+void expert_ffn_of(const Context& context, const Tensor& x, const Tensor& choice, const Tensor& weights,
+                   std::span<const Expert> experts, Tensor& y) {
+  cudart::Arena& arena = *context.arena;
+  const int64_t tokens = x.size(0), hidden = x.size(1), kept = choice.size(1);
+  const int64_t width = experts[0].down.in_features();
+  const auto count = static_cast<int64_t>(experts.size());
+  const auto pairs = static_cast<size_t>(tokens * kept);
+  const ExpertWorkspace<X> workspace{
+      .pairs = arena.take<int32_t>(static_cast<size_t>(count * tokens)),
+      .counts = arena.take<int32_t>(experts.size()),
+      .tiles = arena.take<ExpertTile>(static_cast<size_t>(expert_tiles_bound(tokens, kept, count))),
+      .tile_count = arena.take<int32_t>(1),
+      .activated = arena.take<X>(pairs * static_cast<size_t>(width)),
+      .outputs = arena.take<float>(pairs * static_cast<size_t>(hidden))};
+  expert_ffn(x.data<X>(), choice.data<int32_t>(), weights.data<float>(), tokens, kept,
+             first_of(experts, &Expert::gate_up).data<W>(), first_of(experts, &Expert::down).data<W>(), count, hidden,
+             width, workspace, y.data<float>(), arena.stream());
+}
+
+}  // namespace
+
+void expert_ffn(const Context& context, const Tensor& x, const Tensor& choice, const Tensor& weights,
+                std::span<const Expert> experts, Tensor& y) {
+  if (x.size(0) == 0) return;
+  switch (experts[0].gate_up.dtype()) {
+    case DType::kBF16:
+      return expert_ffn_of<BFloat16, BFloat16>(context, x, choice, weights, experts, y);
+    case DType::kF16:
+      return expert_ffn_of<float, Float16>(context, x, choice, weights, experts, y);
+    default:
+      return expert_ffn_of<float, float>(context, x, choice, weights, experts, y);
+  }
+}
+
 void linear(const Context& context, const Tensor& x, const PackedWeight& weight, Tensor& y, LinearMode mode) {
   const float* const bias = weight.bias().defined() ? weight.bias().data<float>() : nullptr;
   const auto run = [&](const auto* from, const auto* matrix) {

@@ -31,6 +31,13 @@ void attention(const Context& context, const Tensor& q, int64_t query_column, in
                std::span<const SequenceSpan> sequences, float scale, Tensor& out);
 void row_stats(const Context& context, const Tensor& logits, std::span<const RowSampling> sampling,
                std::span<const int32_t> forbidden, std::span<RowStats> out);
+void edit_logits(const Context& context, Tensor& logits, std::span<const RowSampling> sampling);
+void guide(const Context& context, Tensor& conditional, const Tensor& unconditional, float scale);
+void route(const Context& context, const Tensor& logits, const Tensor& bias, const RouterRule& rule, Tensor& experts,
+           Tensor& weights);
+// The weights of all experts as contiguous() leaves them.
+void expert_ffn(const Context& context, const Tensor& x, const Tensor& choice, const Tensor& weights,
+                std::span<const Expert> experts, Tensor& y);
 // weight: [out_features, in_features], row by row.
 void linear(const Context& context, const Tensor& x, const PackedWeight& weight, Tensor& y, LinearMode mode);
 
