@@ -186,9 +186,9 @@ def test_show_has_the_defaults_of_the_models_family() -> None:
     out = run("chat", str(dream), stdin="/algorithm multi_block_entropy\n/show\n")
     lines = out.stderr.splitlines()
     assert out.returncode == 0
-    assert "  entropy_threshold  default 0.4" in lines
-    assert "  force_scope  default first" in lines
-    assert "  block_add_threshold  default 0.1" in lines, "the algorithm's own, which the family leaves"
+    assert "pydllm chat: entropy_threshold default 0.4" in lines
+    assert "pydllm chat: force_scope default first" in lines
+    assert "pydllm chat: block_add_threshold default 0.1" in lines, "the algorithm's own, which the family leaves"
 
 
 def test_a_closed_stdin_is_an_empty_one() -> None:
