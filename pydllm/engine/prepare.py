@@ -236,7 +236,7 @@ def _algorithm_params(
                 f"diffusion.extra.{key}", f"diffusion.extra.{key}: diffusion.{key} is set as well"
             )
         params[key] = value
-    return _suggested_params(algorithm, set(params), facts) | params
+    return _suggested_params(algorithm, params, facts) | params
 
 
 def _holds_anyway(algorithm: _core.AlgorithmInfo, name: str, value: ParamScalar, facts: ModelFacts) -> bool:
@@ -256,12 +256,16 @@ def _is_the_models_block(value: ParamScalar, facts: ModelFacts) -> bool:
     return True
 
 
-def _suggested_params(algorithm: _core.AlgorithmInfo, given: set[str], facts: ModelFacts) -> dict[str, ParamScalar]:
+def _suggested_params(
+    algorithm: _core.AlgorithmInfo, given: Mapping[str, ParamScalar], facts: ModelFacts
+) -> dict[str, ParamScalar]:
     """Defaults for what the request leaves unset, under any of its names; the engine's go before the checkpoint's."""
     suggested: dict[str, ParamScalar] = {}
     if facts.defaults.block_length is not None:
         suggested["block_length"] = facts.defaults.block_length
     if algorithm.name == facts.default_algorithm:
         suggested |= facts.algorithm_params
-    open_names = {spec.name for spec in algorithm.params if given.isdisjoint((spec.name, spec.alias))}
+    if given.get("cache", suggested.get("cache")) != suggested.get("cache"):  # parameters of another cache
+        suggested = {name: value for name, value in suggested.items() if not name.startswith("cache_")}
+    open_names = {spec.name for spec in algorithm.params if spec.name not in given and spec.alias not in given}
     return {name: value for name, value in suggested.items() if name in open_names}

@@ -208,6 +208,20 @@ def test_the_engines_parameters_are_not_for_other_algorithms() -> None:
     assert request.params == {"block_length": 8}
 
 
+def test_the_engines_parameters_of_a_cache_are_not_for_another_cache() -> None:
+    facts = dataclasses.replace(
+        FACTS,
+        default_algorithm="multi_block_entropy",
+        algorithms=("multi_block_entropy",),
+        algorithm_params={"cache": "delayed", "cache_delay_iter": 1, "cache_refresh_interval": 8},
+    )
+    assert prepare([1], facts).params == facts.algorithm_params
+    refreshed = prepare([1], facts, None, DiffusionParams(cache_refresh_interval=2)).params
+    assert refreshed == {"cache": "delayed", "cache_delay_iter": 1, "cache_refresh_interval": 2}
+    assert prepare([1], facts, None, DiffusionParams(cache="delayed")).params == facts.algorithm_params
+    assert prepare([1], facts, None, DiffusionParams(cache="none")).params == {"cache": "none"}
+
+
 def test_an_unset_repetition_run_is_none() -> None:
     assert prepared().max_repetition_run == 0
     assert prepared(SamplingParams(max_repetition_run=0)).max_repetition_run == 0
