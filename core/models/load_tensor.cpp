@@ -76,39 +76,39 @@ Tensor load_biases(Weights& weights, std::span<const LinearPart> parts, int64_t 
   int64_t row = 0;
   for (const LinearPart& part : parts) {
     const Tensor values = load_vector(weights, part.name + ".bias", part.out_features);
-    Tensor target = bias.rows(row, part.out_features);
+    Tensor target = bias.rows(row, part.out_features.size);
     convert_into(values, target);
-    row += part.out_features;
+    row += part.out_features.size;
   }
   return bias;
 }
 
 }  // namespace
 
-Tensor load_vector(Weights& weights, const std::string& name, int64_t size) {
+Tensor load_vector(Weights& weights, const std::string& name, Extent size) {
   const Tensor stored = weights.take(name, {size});
-  Tensor out = Tensor::empty({size}, DType::kF32);
+  Tensor out = Tensor::empty({size.size}, DType::kF32);
   convert_into(stored, out);
   weights.done(name);
   return out;
 }
 
-Tensor load_matrix(const Context& context, Weights& weights, const std::string& name, int64_t rows, int64_t columns,
+Tensor load_matrix(const Context& context, Weights& weights, const std::string& name, Extent rows, Extent columns,
                    DType dtype) {
   const Tensor stored = weights.take(name, {rows, columns});
-  Tensor out = Tensor::empty({rows, columns}, dtype);
+  Tensor out = Tensor::empty({rows.size, columns.size}, dtype);
   convert_into(context, stored, out);
   weights.done(name);
   return out;
 }
 
 ops::PackedWeight load_linear(const Context& context, Weights& weights, std::span<const LinearPart> parts,
-                              int64_t in_features, DType dtype, bool bias) {
+                              Extent in_features, DType dtype, bool bias) {
   std::vector<Tensor> matrices;
   int64_t out_features = 0;
   for (const LinearPart& part : parts) {
     matrices.push_back(weights.take(part.name + ".weight", {part.out_features, in_features}));
-    out_features += part.out_features;
+    out_features += part.out_features.size;
   }
   const Tensor biases = bias ? load_biases(weights, parts, out_features) : Tensor{};
   ops::PackedWeight packed = ops::PackedWeight::pack(context, matrices, dtype, biases);
