@@ -91,9 +91,8 @@ class Peer:
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": str(threads),
-            # As in linear.py: huge pages for all, and no AMX for torch while pydllm has no kernel for it.
+            # As in linear.py: huge pages for all.
             "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-            "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16",
         }
         self.process = subprocess.Popen(
             [str(python), str(PEERS / f"{name}_peer.py")],

@@ -63,7 +63,11 @@ class ModelInfo:
     @property
     def max_positions(self) -> int: ...
     @property
-    def block_length(self) -> int: ...
+    def attention(self) -> str:
+        """ "full" or "block_causal"."""
+    @property
+    def block_length(self) -> int:
+        """Of block-causal attention; 0 with full attention."""
     @property
     def logit_shift(self) -> bool: ...
     @property
@@ -124,6 +128,8 @@ class Event:
     def forward_passes(self) -> int: ...
     @property
     def denoise_steps(self) -> int: ...
+    @property
+    def edited_tokens(self) -> int: ...
     @property
     def queue_seconds(self) -> float: ...
     @property
@@ -267,7 +273,11 @@ class AlgorithmInfo:
     @property
     def params(self) -> list[ParamSpec]: ...
     @property
-    def attention(self) -> str: ...
+    def attention(self) -> str:
+        """Of the models it runs on: "full" or "block_causal"."""
+    @property
+    def edits(self) -> bool:
+        """Whether it may change what it has written."""
     @property
     def summary(self) -> str: ...
     @property

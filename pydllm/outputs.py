@@ -20,6 +20,8 @@ class DiffusionStats:
     forward_passes: int
     denoise_steps: int
     blocks: int
+    edited_tokens: int
+    """Tokens of the answer that were written and later changed or masked again."""
     tokens_per_forward: float
     queue_time: float
     time_to_first_block: float

@@ -105,6 +105,8 @@ class DiffusionParams:
     """In nats."""
     cache: str | None = None
     """K/V window of full-attention models, an approximation: "none" (exact), "prefix", "dual" or "delayed"."""
+    cache_refresh_interval: int | None = None
+    """Feed the whole sequence every so many forward passes; 0: never for that reason. Only "delayed" has it."""
     allow_edits: bool | None = None
     """Whether written tokens may be replaced while their block is open."""
     edit_threshold: float | None = None
@@ -117,6 +119,8 @@ class DiffusionParams:
             _refuse("diffusion.algorithm", "a string", self.algorithm)
         for name in ("block_length", "max_steps_per_block", "max_forward_passes"):
             _set(self, name, _integer(f"diffusion.{name}", getattr(self, name), 1, MAX_INT32))
+        interval = _integer("diffusion.cache_refresh_interval", self.cache_refresh_interval, 0, MAX_INT32)
+        _set(self, "cache_refresh_interval", interval)
         for name in ("confidence_threshold", "entropy_threshold", "edit_threshold"):
             _set(self, name, _real(f"diffusion.{name}", getattr(self, name), "a finite number"))
         if self.cache is not None and not isinstance(self.cache, str):

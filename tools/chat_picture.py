@@ -97,9 +97,8 @@ def record() -> Film:
     film = Film()
     with LLM(threads=1) as llm:
         backend = LocalBackend(llm, "the embedded demo model", embedded=True)
-        session = Session(
-            backend, initial(backend.algorithms), notify=lambda line: film.add(Text(line, style="yellow"))
-        )
+        settings = initial(backend.algorithms, backend.default_params)
+        session = Session(backend, settings, notify=lambda line: film.add(Text(line, style="yellow")))
         pieces = Pieces(backend.texts)
         for line in LINES:
             film.add(Text(f"{PROMPT}{line}"))

@@ -84,6 +84,7 @@ void bind_events(py::module_& module) {
       .def_readonly("time", &Event::time)
       .def_readonly("forward_passes", &Event::forward_passes)
       .def_readonly("denoise_steps", &Event::denoise_steps)
+      .def_readonly("edited_tokens", &Event::edited_tokens)
       .def_readonly("queue_seconds", &Event::queue_seconds)
       .def_readonly("final_offset", &Event::final_offset)
       .def_readonly("final_tokens", &Event::final_tokens)

@@ -93,6 +93,7 @@ void bind_info(py::module_& module) {
       .def_readonly("vocab_size", &ModelInfo::vocab_size)
       .def_readonly("hidden_size", &ModelInfo::hidden_size)
       .def_readonly("max_positions", &ModelInfo::max_positions)
+      .def_property_readonly("attention", [](const ModelInfo& self) { return name_of(self.attention); })
       .def_readonly("block_length", &ModelInfo::block_length)
       .def_readonly("logit_shift", &ModelInfo::logit_shift)
       .def_readonly("parameter_count", &ModelInfo::parameter_count)

@@ -29,16 +29,6 @@ const char* name(ParamType type) {
   throw InternalError("unknown parameter type");
 }
 
-const char* name(AttentionKind attention) {
-  switch (attention) {
-    case AttentionKind::kFull:
-      return "full";
-    case AttentionKind::kBlockCausal:
-      return "block_causal";
-  }
-  throw InternalError("unknown attention kind");
-}
-
 std::vector<std::string> strings(std::span<const std::string_view> views) {
   return {views.begin(), views.end()};
 }
@@ -67,7 +57,8 @@ void bind_algorithm(py::module_& module) {
       .def_readonly("name", &Algorithm::name)
       .def_property_readonly("aliases", [](const Algorithm& self) { return strings(self.aliases); })
       .def_property_readonly("params", specs, py::return_value_policy::reference)
-      .def_property_readonly("attention", [](const Algorithm& self) { return name(self.attention); })
+      .def_property_readonly("attention", [](const Algorithm& self) { return name_of(self.attention); })
+      .def_property_readonly("edits", [](const Algorithm& self) { return self.finality == decode::Finality::kSettled; })
       .def_readonly("summary", &Algorithm::summary)
       .def_readonly("source", &Algorithm::source);
 }

@@ -99,6 +99,8 @@ struct Algorithm {
   std::string_view source;                         // paper and original implementation
   AttentionKind attention = AttentionKind::kFull;  // of the models it runs on
   Finality finality = Finality::kWritten;          // kSettled: it edits what it has written
+  // It takes a row's DELETE or SPLIT for what it says; the rows of other algorithms never get one as their token.
+  bool reads_controls = false;
   // Throws InvalidRequest(field) for values that are in range but contradict each other or the request.
   std::unique_ptr<Decoding> (*begin)(const DecodeRequest& request);
 };

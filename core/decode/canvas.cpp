@@ -93,6 +93,7 @@ void Canvas::commit(int32_t position, int32_t token, float confidence) {
 void Canvas::edit(int32_t position, int32_t token, float confidence) {
   check(final_end_ <= position && position < length() && !masked(position) && !fixed(position), "canvas: position ",
         position, " holds no token that may be edited");
+  if (position < answer_end_ && token != tokens_[static_cast<size_t>(position)]) ++edited_count_;
   write(position, token, confidence);
 }
 
@@ -105,6 +106,7 @@ void Canvas::remask(int32_t position) {
   confidences_[at] = 0.0f;
   masked_[at] = 1;
   ++masked_count_;
+  if (position < answer_end_) ++edited_count_;
   first_change_ = std::min(first_change_, position);
 }
 

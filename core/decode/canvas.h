@@ -40,6 +40,8 @@ class Canvas {
   std::span<const float> confidences() const noexcept { return confidences_; }
   bool masked(int32_t position) const { return masked_[static_cast<size_t>(position)] != 0; }
   int32_t masked_count() const noexcept { return masked_count_; }
+  // Tokens of the answer that edit() changed or remask() took away so far.
+  int32_t edited_count() const noexcept { return edited_count_; }
   int32_t masked_count(int32_t begin, int32_t end) const;
   // Masked positions of [begin, end), ascending, appended to out.
   void masked_positions(int32_t begin, int32_t end, std::vector<int32_t>& out) const;
@@ -74,6 +76,7 @@ class Canvas {
   int32_t mask_token_id_;
   Finality finality_;
   int32_t masked_count_;
+  int32_t edited_count_ = 0;
   int32_t final_end_;
   int32_t first_change_;
   std::vector<int32_t> tokens_;

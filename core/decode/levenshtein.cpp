@@ -276,6 +276,7 @@ constinit const Algorithm kLevenshtein = {
     .source = "LLaDA2.2's _joint_decode_block, SGLang 0.5.23 JointThresholdInDel",
     .attention = AttentionKind::kBlockCausal,
     .finality = Finality::kSettled,
+    .reads_controls = true,
     .begin = begin,
 };
 

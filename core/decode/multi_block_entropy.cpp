@@ -59,13 +59,13 @@ constexpr ParamSpec kParams[] = {
      .minimum = 1,
      .maximum = 1e6,
      .help = "cache delayed: forwards from the one that finds a block complete to the last one that feeds it"},
-    {.name = "refresh_interval",
-     .alias = "",
+    {.name = "cache_refresh_interval",
+     .alias = "refresh_interval",
      .type = ParamType::kInt,
      .default_value = "10000",
-     .minimum = 1,
+     .minimum = 0,
      .maximum = 1e6,
-     .help = "cache delayed: every so many forwards all positions are fed"},
+     .help = "cache delayed: every so many forwards all positions are fed; 0: never for that reason"},
 };
 
 // What leading part of the canvas is fed no more. One length says it: [0, kept) keeps the K/V of the last forward that
@@ -77,9 +77,9 @@ class DelayedCache {
         block_length_(values.integer("block_length")),
         enabled_(values.choice("cache") == "delayed"),
         delay_(values.integer("cache_delay_iter")),
-        interval_(values.integer("refresh_interval")) {
-    for (const std::string_view name : {"cache_delay_iter", "refresh_interval"}) {
-      if (enabled_ || !values.given(name)) continue;
+        interval_(values.integer("cache_refresh_interval")) {
+    for (const std::string_view name : {"cache_delay_iter", "cache_refresh_interval"}) {
+      if (enabled_ || !values.given(name) || values.integer(name) == 0) continue;
       throw InvalidRequest(param_field(name), format(name, ": expected with cache delayed only, got cache none"));
     }
   }
@@ -90,7 +90,7 @@ class DelayedCache {
     const int32_t kept = kept_;
     const bool waiting = keep_what_is_due(canvas, forward);
     if (kept_ > kept) return kept;  // fed for the last time
-    return waiting || forward % interval_ == 0 ? 0 : kept;
+    return waiting || (interval_ > 0 && forward % interval_ == 0) ? 0 : kept;
   }
 
  private:

@@ -12,7 +12,7 @@ namespace {
 // The fields of DiffusionParams that are parameters of algorithms; everything else travels in `extra`.
 constexpr std::string_view kTypedParams[] = {
     "block_length", "max_steps_per_block", "confidence_threshold", "entropy_threshold",
-    "cache",        "allow_edits",         "edit_threshold"};
+    "cache",        "allow_edits",         "edit_threshold",       "cache_refresh_interval"};
 constexpr size_t kLongestQuote = 64;
 
 template <class Number>

@@ -21,6 +21,7 @@ Event event_of(const LiveRequest& live, EventKind kind) {
   event.time = seconds(Clock::now().time_since_epoch());
   event.forward_passes = live.forward_passes;
   event.denoise_steps = live.denoise_steps;
+  event.edited_tokens = live.canvas.edited_count();
   event.queue_seconds = live.queue_seconds;
   event.final_offset = live.delivered;
   return event;

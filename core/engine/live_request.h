@@ -31,6 +31,7 @@ struct LiveRequest {
   RequestId id = 0;
   Request request;  // eos_token_ids, stop_token_ids and logit_bias sorted
   LogitRules rules;
+  std::vector<int32_t> controls;  // RowSampling::controls of its rows: of the model, where the algorithm reads them
   Clock::time_point submitted;
   decode::Canvas canvas;
   std::unique_ptr<decode::Decoding> decoding;

@@ -21,6 +21,13 @@ std::vector<int32_t> endings_of(const Request& request) {
   return ascending(std::move(ids));
 }
 
+// Behind the last fixed token that follows the prompt; 0 when there is none.
+int32_t end_of_fixed(const Request& request) {
+  const auto open =
+      std::ranges::find_if(request.rest.rbegin(), request.rest.rend(), [](int32_t id) { return id >= 0; });
+  return open == request.rest.rend() ? 0 : static_cast<int32_t>(request.prompt.size() + (request.rest.rend() - open));
+}
+
 std::vector<LogitEdit> bans_of(std::span<const int32_t> ids) {
   std::vector<LogitEdit> bans;
   for (const int32_t id : ids) bans.push_back({.id = id, .bias = kBanned});
@@ -68,9 +75,11 @@ LogitRules::LogitRules(const Request& request, int32_t mask_token_id)
     : repetition_(request.repetition_penalty),
       presence_(request.presence_penalty),
       frequency_(request.frequency_penalty),
-      uncounted_(endings_of(request)),
-      late_(biases_of(request.logit_bias)) {
-  const std::vector<LogitEdit> bans = bans_of(uncounted_);
+      early_end_(request.min_tokens == 0 ? 0 : end_of_generated(request, request.min_tokens)),
+      inner_end_(end_of_fixed(request)),
+      uncounted_(endings_of(request)) {
+  std::vector<LogitEdit> everywhere = biases_of(request.logit_bias);
+  const std::vector<LogitEdit> endings = bans_of(uncounted_);
   uncounted_.push_back(mask_token_id);
   uncounted_ = ascending(std::move(uncounted_));
   if (request.repetition_penalty != 1) {
@@ -80,11 +89,11 @@ LogitRules::LogitRules(const Request& request, int32_t mask_token_id)
     for (const int32_t id : ascending(std::move(given))) {
       if (id != mask_token_id) repeated.push_back({.id = id, .factor = request.repetition_penalty});
     }
-    late_ = merged(late_, repeated);
+    everywhere = merged(everywhere, repeated);
   }
-  if (request.min_tokens == 0) return;
-  early_end_ = end_of_generated(request, request.min_tokens);
-  early_ = merged(late_, bans);
+  if (early_end_ > 0) fixed_[kEarly] = merged(everywhere, endings);
+  if (inner_end_ > 0) fixed_[kInner] = merged(everywhere, bans_of(request.eos_token_ids));
+  fixed_[kOpen] = std::move(everywhere);
 }
 
 bool LogitRules::counts(int32_t token) const {
@@ -126,10 +135,10 @@ std::span<const LogitEdit> RowEdits::of(int32_t position) {
   const bool written = position < canvas_.answer_end() && !canvas_.masked(position) && !canvas_.fixed(position);
   const int32_t token = written ? canvas_.tokens()[static_cast<size_t>(position)] : -1;
   if (written && rules_.counts(token)) return keep(rules_.edits(position, counts_without(token)));
-  const size_t kind = position < rules_.early_end() ? 1 : 0;
-  if (!known_[kind]) masked_[kind] = keep(rules_.edits(position, counts_));
-  known_[kind] = true;
-  return masked_[kind];
+  const LogitRules::Stretch stretch = rules_.stretch_of(position);
+  if (!known_[stretch]) masked_[stretch] = keep(rules_.edits(position, counts_));
+  known_[stretch] = true;
+  return masked_[stretch];
 }
 
 std::span<const LogitEdit> RowEdits::keep(std::vector<LogitEdit> edits) {

@@ -1,11 +1,13 @@
-// What a request asks of its own logits: penalties, logit_bias, min_tokens. All become edits of a row (LogitEdit),
-// which the row statistics are made from, so that they hold for every algorithm: its token, its confidences, its order.
+// What a request asks of its own logits: penalties, logit_bias, min_tokens, no end in holes with text behind them. All
+// become edits of a row (LogitEdit), which the row statistics are made from, so that they hold for every algorithm: its
+// token, its confidences, its order.
 //
 // A logit x of token t becomes r(x) - frequency * n - presence * [n > 0] + bias, where n counts t among the written
 // tokens of the answer and r divides a positive x and multiplies another one by the repetition penalty if t is in the
 // prompt or n > 0 (Keskar et al., 2019, CTRL; OpenAI's two penalties; the order is vLLM's and SGLang's, the bias last).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -32,7 +34,7 @@ class LogitRules {
   // Whether rows depend on what is written.
   bool penalises() const noexcept { return repetition_ != 1 || presence_ != 0 || frequency_ != 0; }
   // What holds for the row of a position whatever is written; ascending ids.
-  std::span<const LogitEdit> fixed(int32_t position) const noexcept { return position < early_end_ ? early_ : late_; }
+  std::span<const LogitEdit> fixed(int32_t position) const noexcept { return fixed_[stretch_of(position)]; }
   // The same and the penalties of `counts` (ascending ids).
   std::vector<LogitEdit> edits(int32_t position, std::span<const TokenCount> counts) const;
   // The tokens that penalties count: written positions of the answer, whether final or not. Not fixed text between
@@ -40,14 +42,20 @@ class LogitRules {
   // are no part of it. Ascending ids.
   std::vector<TokenCount> count(const decode::Canvas& canvas) const;
   bool counts(int32_t token) const;
-  int32_t early_end() const noexcept { return early_end_; }
+  // Positions of one stretch have the same fixed edits. Of the first `min_tokens` (kEarly) nothing may end the answer;
+  // a hole with fixed text behind it (kInner) holds text, so that no end of sequence is chosen in it.
+  enum Stretch : uint8_t { kEarly, kInner, kOpen };
+  static constexpr size_t kStretches = 3;
+  Stretch stretch_of(int32_t position) const noexcept {
+    return position < early_end_ ? kEarly : position < inner_end_ ? kInner : kOpen;
+  }
 
  private:
   float repetition_ = 1, presence_ = 0, frequency_ = 0;
-  int32_t early_end_ = 0;           // rows before this position may not end the answer
+  int32_t early_end_ = 0, inner_end_ = 0;
   std::vector<int32_t> uncounted_;  // ascending
-  std::vector<LogitEdit> late_;     // prompt and logit_bias
-  std::vector<LogitEdit> early_;    // and bans of what ends the answer
+  // Of each stretch: prompt and logit_bias, and bans of what may not be chosen in it.
+  std::array<std::vector<LogitEdit>, kStretches> fixed_;
 };
 
 // The edits of one forward's rows, given the canvas before it. Rows with the same edits share a list.
@@ -68,8 +76,8 @@ class RowEdits {
   const decode::Canvas& canvas_;
   std::vector<std::vector<LogitEdit>>& storage_;
   std::vector<TokenCount> counts_;
-  std::span<const LogitEdit> masked_[2];  // of masked rows: late ones, early ones
-  bool known_[2] = {false, false};
+  std::span<const LogitEdit> masked_[LogitRules::kStretches];  // of masked rows
+  bool known_[LogitRules::kStretches] = {};
 };
 
 }  // namespace pydllm::engine

@@ -1,7 +1,9 @@
 // Limits of one engine. Fixed at construction.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <vector>
 
 namespace pydllm::engine {
 
@@ -14,10 +16,18 @@ struct EngineOptions {
   int32_t pages = 0;             // K/V pages in all
   int32_t max_logit_rows = 256;  // rows of logits in memory at once
   int32_t mask_token_id = 0;
-  // Control tokens of a model that edits by them (LLaDA2.2), both or none: -1.
+  // Control tokens of a model that edits by them (LLaDA2.2), both or none: -1. Like the mask they are never a token of
+  // an answer.
   int32_t delete_token_id = -1;
   int32_t split_token_id = -1;
   bool debug_checks = false;  // integrity check after every step, freed pages are poisoned with NaN
 };
+
+// DELETE and SPLIT, ascending; empty where there are none.
+inline std::vector<int32_t> control_ids(const EngineOptions& options) {
+  if (options.delete_token_id < 0) return {};
+  return {std::min(options.delete_token_id, options.split_token_id),
+          std::max(options.delete_token_id, options.split_token_id)};
+}
 
 }  // namespace pydllm::engine

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -45,7 +46,7 @@ void check_prompt(const Request& request, int32_t vocab) {
   check_ids("prompt_token_ids", request.prompt, vocab);
 }
 
-void check_rest(const Request& request, const ModelInfo& model, int32_t mask_token_id) {
+void check_rest(const Request& request, const ModelInfo& model) {
   if (request.rest.empty()) return;
   if (model.attention != AttentionKind::kFull) {
     throw Unsupported("canvas",
@@ -63,13 +64,6 @@ void check_rest(const Request& request, const ModelInfo& model, int32_t mask_tok
     throw InvalidRequest("canvas",
                          format("canvas: what follows the prompt must begin with a hole and have ", request.max_tokens,
                                 " positions (sampling.max_tokens) in holes, got ", holes));
-  }
-  // A hole with text behind it takes no token that would end the request (runner.cpp).
-  std::vector<int32_t> excluded = request.eos_token_ids;
-  excluded.push_back(mask_token_id);
-  sort_unique(excluded);
-  if (std::cmp_greater_equal(excluded.size(), model.vocab_size)) {
-    throw InvalidRequest("canvas", "canvas: expected a token that may fill a hole, got end tokens only");
   }
 }
 
@@ -120,23 +114,39 @@ void check_biases(const std::vector<TokenBias>& biases, int32_t vocab, int32_t m
   }
 }
 
-// Every position must have a token that it may take.
-void check_choice(const LogitRules& rules, const Request& request, const ModelInfo& model, int32_t mask_token_id) {
-  const auto choice_at = [&](size_t position) {
-    int32_t allowed = model.vocab_size - 1;
-    for (const LogitEdit& edit : rules.fixed(static_cast<int32_t>(position))) {
-      allowed -= edit.bias == kBanned && edit.id != mask_token_id ? 1 : 0;
+// A row takes a control token only where its algorithm reads them: a bias would bend the confidences of others.
+void check_control_biases(const Request& request, const decode::Algorithm& algorithm, const EngineOptions& options) {
+  if (algorithm.reads_controls) return;
+  for (const auto [id, bias] : request.logit_bias) {
+    if (bias == -100 || !std::ranges::binary_search(control_ids(options), id)) continue;
+    throw InvalidRequest("sampling.logit_bias",
+                         format("sampling.logit_bias takes no bias but a ban (-100) of the control token ", id,
+                                ", which ", algorithm.name, " never writes, got ", bias));
+  }
+}
+
+// Every position must have a text token that it may take.
+void check_choice(const LogitRules& rules, const Request& request, const ModelInfo& model,
+                  const EngineOptions& options) {
+  std::vector<int32_t> no_text = control_ids(options);
+  no_text.push_back(options.mask_token_id);
+  const auto choice_at = [&](int32_t position) {
+    auto allowed = model.vocab_size - static_cast<int32_t>(no_text.size());
+    for (const LogitEdit& edit : rules.fixed(position)) {
+      allowed -= edit.bias == kBanned && std::ranges::find(no_text, edit.id) == no_text.end() ? 1 : 0;
     }
     return allowed;
   };
-  if (choice_at(request.prompt.size() + static_cast<size_t>(request.min_tokens)) == 0) {
+  if (choice_at(std::numeric_limits<int32_t>::max()) == 0) {
     throw InvalidRequest("sampling.logit_bias", "sampling.logit_bias must leave a token to choose, got a ban of all");
   }
-  if (choice_at(request.prompt.size()) == 0) {
+  if (choice_at(static_cast<int32_t>(request.prompt.size())) > 0) return;
+  if (request.min_tokens > 0) {
     throw InvalidRequest(
         "sampling.min_tokens",
         format("sampling.min_tokens must be 0 where every token ends the answer, got ", request.min_tokens));
   }
+  throw InvalidRequest("canvas", "canvas: expected a token that may fill a hole, got end tokens only");
 }
 
 void check_sampling(const Request& request) {
@@ -231,7 +241,9 @@ std::unique_ptr<LiveRequest> make_live(Request request, const decode::Algorithm&
   decode::Canvas canvas = make_canvas(request, algorithm, model, options);
   auto live = std::make_unique<LiveRequest>(std::move(request), std::move(canvas));
   live->rules = LogitRules(live->request, options.mask_token_id);
-  check_choice(live->rules, live->request, model, options.mask_token_id);
+  check_control_biases(live->request, algorithm, options);
+  check_choice(live->rules, live->request, model, options);
+  if (algorithm.reads_controls) live->controls = control_ids(options);
   live->block_length = model.block_length;
   live->logit_shift = model.logit_shift;
   const decode::ParamMap defaults = family_defaults(algorithm, model);
@@ -285,7 +297,8 @@ int32_t whole_blocks_of(const ModelInfo& model) {
 }  // namespace
 
 void check_options(const EngineOptions& options, const ModelInfo& model, int threads) {
-  expect_at_least("vocab_size", model.vocab_size, 2);  // one id beside the mask
+  const auto no_text = static_cast<int32_t>(1 + control_ids(options).size());
+  expect_at_least("vocab_size", model.vocab_size, no_text + 1);  // one id beside the mask and control tokens
   expect_range("max_model_len", options.max_model_len, 2, whole_blocks_of(model));
   expect_at_least("max_batched_tokens", options.max_batched_tokens, 1);
   expect_at_least("max_running_requests", options.max_running_requests, 1);
@@ -314,7 +327,7 @@ std::unique_ptr<LiveRequest> prepare(Request request, const ModelInfo& model, co
   check_prompt(request, model.vocab_size);
   check_length(request, options.max_model_len);
   check_sampling(request);
-  check_rest(request, model, options.mask_token_id);
+  check_rest(request, model);
   check_ids("eos_token_ids", request.eos_token_ids, model.vocab_size);
   check_ids("sampling.stop_token_ids", request.stop_token_ids, model.vocab_size);
   sort_unique(request.eos_token_ids);

@@ -70,7 +70,8 @@ struct Event {
   // Cumulative, up to and including this event.
   int32_t forward_passes = 0;
   int32_t denoise_steps = 0;
-  double queue_seconds = 0;  // submission to admission
+  int32_t edited_tokens = 0;  // of the answer, written and later changed or masked again
+  double queue_seconds = 0;   // submission to admission
 
   // kStep, kFinished: tokens of the answer that became final (a prefix: nothing masked before them), fixed ones between
   // holes included. The last one may be the EOS or stop token that ended the request.

@@ -1,9 +1,6 @@
 #include "engine/runner.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
-#include <utility>
 
 #include "ops/row_stats.h"
 #include "tensor/copy.h"
@@ -22,22 +19,6 @@ void keep_first_logits(const Context& context, LiveRequest& live, const ScoredRa
   copy(context, logits.rows(begin - chunk.scored_begin, end - begin), live.first_logits.rows(begin - first, end - begin));
 }
 
-// A hole with fixed text behind it holds text, so no token that would end the request is chosen there. Such ids get the
-// lowest finite logit, probability 0, in every row that can fill it. What is not finite stays, to be reported.
-void ban_ends(const LiveRequest& live, const ScoredRange& scored, const LogitChunk& chunk, const StepPlan& plan,
-              Tensor& logits) {
-  if (live.request.rest.empty()) return;
-  const int32_t begin = std::max(chunk.scored_begin, scored.begin);
-  const int32_t end = std::min(chunk.scored_begin + chunk.scored_rows, scored.begin + scored.count);
-  for (int32_t row = begin; row < end; ++row) {
-    if (std::cmp_greater_equal(plan.sampling[static_cast<size_t>(row)].position, live.canvas.fixed_end())) continue;
-    float* x = logits.data<float>() + (row - chunk.scored_begin) * logits.size(1);
-    for (const int32_t id : live.request.eos_token_ids) {
-      if (std::isfinite(x[id])) x[id] = std::numeric_limits<float>::lowest();
-    }
-  }
-}
-
 std::vector<RowStats> planned_rows(const LiveRequest& live, std::span<const RowStats> scored) {
   if (!live.scores_everything()) return {scored.begin(), scored.end()};
   std::vector<RowStats> rows;
@@ -47,10 +28,10 @@ std::vector<RowStats> planned_rows(const LiveRequest& live, std::span<const RowS
   return rows;
 }
 
-std::vector<int32_t> control_ids(const EngineOptions& options) {
-  if (options.delete_token_id < 0) return {};
-  return {std::min(options.delete_token_id, options.split_token_id),
-          std::max(options.delete_token_id, options.split_token_id)};
+std::vector<int32_t> never_text(const EngineOptions& options) {
+  std::vector<int32_t> ids = control_ids(options);
+  ids.push_back(options.mask_token_id);
+  return ids;
 }
 
 }  // namespace
@@ -61,7 +42,7 @@ Runner::Runner(const Context& context, Model& model, KvCache& cache, const Engin
       cache_(cache),
       max_logit_rows_(options.max_logit_rows),
       mask_token_id_(options.mask_token_id),
-      controls_(control_ids(options)),
+      no_text_(never_text(options)),
       logits_(Tensor::empty({options.max_logit_rows, model.info().vocab_size}, DType::kF32, context.device)) {}
 
 void Runner::score(const Tensor& hidden, const LogitChunk& chunk, const StepPlan& plan,
@@ -72,7 +53,6 @@ void Runner::score(const Tensor& hidden, const LogitChunk& chunk, const StepPlan
   if (chunk.guided) ops::guide(context_, logits, all.rows(chunk.scored_rows, chunk.scored_rows), chunk.guidance_scale);
   for (size_t i = 0; i < batch.size(); ++i) {
     if (batch[i]->scores_everything()) keep_first_logits(context_, *batch[i], plan.scored[i], chunk, logits);
-    ban_ends(*batch[i], plan.scored[i], chunk, plan, logits);
   }
   const auto begin = static_cast<size_t>(chunk.scored_begin);
   const auto count = static_cast<size_t>(chunk.scored_rows);
@@ -80,7 +60,20 @@ void Runner::score(const Tensor& hidden, const LogitChunk& chunk, const StepPlan
   if (std::ranges::any_of(sampling, [](const RowSampling& row) { return !row.edits.empty(); })) {
     ops::edit_logits(context_, logits, sampling);
   }
-  ops::row_stats(context_, logits, sampling, {&mask_token_id_, 1}, std::span(stats_).subspan(begin, count));
+  summarise(logits, sampling, std::span(stats_).subspan(begin, count));
+}
+
+// A row takes a control token only where its algorithm reads them. Neighbours of one kind go together: all rows of a
+// model without such tokens.
+void Runner::summarise(const Tensor& logits, std::span<const RowSampling> sampling, std::span<RowStats> out) const {
+  const auto reads = [&](size_t row) { return !sampling[row].controls.empty(); };
+  for (size_t begin = 0, end = 0; begin < sampling.size(); begin = end) {
+    while (end < sampling.size() && reads(end) == reads(begin)) ++end;
+    const size_t count = end - begin;
+    const Tensor rows = logits.rows(static_cast<int64_t>(begin), static_cast<int64_t>(count));
+    const std::span<const int32_t> forbidden = reads(begin) ? std::span(&mask_token_id_, 1) : std::span(no_text_);
+    ops::row_stats(context_, rows, sampling.subspan(begin, count), forbidden, out.subspan(begin, count));
+  }
 }
 
 // Waits for the last step, if that has not been done, and moves the inputs of this one to the device.
@@ -95,7 +88,6 @@ void Runner::begin_step(StepInput& input) const {
 
 StepResult Runner::run(std::span<LiveRequest* const> batch) {
   StepPlan plan = build_step(batch, cache_.shape().page_size, max_logit_rows_);
-  for (RowSampling& row : plan.sampling) row.controls = controls_;
   begin_step(plan.input);
   const Tensor hidden = model_.forward(context_, plan.input, cache_);
   stats_.assign(plan.sampling.size(), {});

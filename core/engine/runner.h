@@ -30,15 +30,16 @@ class Runner {
  private:
   void begin_step(StepInput& input) const;
   void score(const Tensor& hidden, const LogitChunk& chunk, const StepPlan& plan, std::span<LiveRequest* const> batch);
+  void summarise(const Tensor& logits, std::span<const RowSampling> sampling, std::span<RowStats> out) const;
 
   Context context_;
   Model& model_;
   KvCache& cache_;
   int32_t max_logit_rows_;
   int32_t mask_token_id_;
-  std::vector<int32_t> controls_;  // RowSampling::controls of every row
-  Tensor logits_;                  // float32 [max_logit_rows, vocab]
-  std::vector<RowStats> stats_;    // of the step's scored rows
+  std::vector<int32_t> no_text_;  // the mask and control tokens
+  Tensor logits_;                 // float32 [max_logit_rows, vocab]
+  std::vector<RowStats> stats_;   // of the step's scored rows
 };
 
 }  // namespace pydllm::engine

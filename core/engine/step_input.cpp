@@ -75,7 +75,8 @@ class StepBuilder {
                                 .position = static_cast<uint32_t>(position),
                                 .filtered = live.plan.filtered,
                                 .min_p = live.request.min_p,
-                                .edits = edits.of(position)});
+                                .edits = edits.of(position),
+                                .controls = live.controls});
     }
   }
 

@@ -10,16 +10,20 @@
 namespace pydllm {
 namespace {
 
+constexpr std::string_view kQuerySize = "num_heads * head_dim";
+
 ops::PackedWeight load_qkv(const Context& context, const ModelConfig& config, Weights& weights,
                            const TensorNames& names, const std::string& prefix) {
   const AttentionSizes n(config);
   if (!names.packed_qkv.empty()) {
-    const LinearPart packed[] = {{format(prefix, names.packed_qkv), n.qkv()}};
-    return load_linear(context, weights, packed, config.hidden_size, config.dtype, config.attention_bias);
+    const LinearPart packed[] = {
+        {format(prefix, names.packed_qkv), {n.qkv(), "(num_heads + 2 * num_kv_heads) * head_dim"}}};
+    return load_linear(context, weights, packed, hidden_of(config), config.dtype, config.attention_bias);
   }
+  const Extent query(n.query, kQuerySize), key(n.key, "num_kv_heads * head_dim");
   const LinearPart parts[] = {
-      {format(prefix, names.query), n.query}, {format(prefix, names.key), n.key}, {format(prefix, names.value), n.key}};
-  return load_linear(context, weights, parts, config.hidden_size, config.dtype, config.attention_bias);
+      {format(prefix, names.query), query}, {format(prefix, names.key), key}, {format(prefix, names.value), key}};
+  return load_linear(context, weights, parts, hidden_of(config), config.dtype, config.attention_bias);
 }
 
 }  // namespace
@@ -36,14 +40,15 @@ AttentionBlock::AttentionBlock(const Context& context, const ModelConfig& config
       head_dim_(config.head_dim),
       sizes_(config),
       epsilon_(static_cast<float>(config.rms_norm_eps)) {
-  norm_ = load_vector(context, weights, format(prefix, names.attention_norm), config.hidden_size);
+  norm_ = load_vector(context, weights, format(prefix, names.attention_norm), hidden_of(config));
   qkv_ = load_qkv(context, config, weights, names, prefix);
   if (config.qk_norm) {
-    query_norm_ = load_vector(context, weights, format(prefix, names.query_norm), config.head_dim);
-    key_norm_ = load_vector(context, weights, format(prefix, names.key_norm), config.head_dim);
+    const Extent head_dim(config.head_dim, "head_dim");
+    query_norm_ = load_vector(context, weights, format(prefix, names.query_norm), head_dim);
+    key_norm_ = load_vector(context, weights, format(prefix, names.key_norm), head_dim);
   }
-  const LinearPart out[] = {{format(prefix, names.attention_out), config.hidden_size}};
-  out_ = load_linear(context, weights, out, sizes_.query, config.dtype, config.linear_bias);
+  const LinearPart out[] = {{format(prefix, names.attention_out), hidden_of(config)}};
+  out_ = load_linear(context, weights, out, {sizes_.query, kQuerySize}, config.dtype, config.linear_bias);
 }
 
 void AttentionBlock::forward(const Context& context, const StepInput& input, const ops::RopeTable& rope,

@@ -32,12 +32,16 @@ Layer load_layer(const Context& context, const ModelConfig& config, Weights& wei
                                       : make_moe(context, config, weights, names, prefix)};
 }
 
+Extent vocab_of(const ModelConfig& config) {
+  return {config.vocab_size, "vocab_size"};
+}
+
 // A tied head is the embedding; it has no bias then, even when the other projections do.
 ops::PackedWeight load_head(const Context& context, const ModelConfig& config, Weights& weights,
                             const TensorNames& names, const Tensor& table) {
   if (config.tie_word_embeddings) return ops::PackedWeight::pack(context, std::span(&table, 1), config.dtype);
-  const LinearPart head[] = {{std::string(names.head), config.vocab_size}};
-  return load_linear(context, weights, head, config.hidden_size, config.dtype, config.linear_bias);
+  const LinearPart head[] = {{std::string(names.head), vocab_of(config)}};
+  return load_linear(context, weights, head, hidden_of(config), config.dtype, config.linear_bias);
 }
 
 class Decoder final : public Model {
@@ -73,11 +77,11 @@ Decoder::Decoder(const Context& context, const ModelConfig& config, Weights& wei
       feed_forward_buffers_(config, context.device),
       final_(config.hidden_size, ops::linear_input_dtype(config.dtype), context.device) {
   embedding_ =
-      load_matrix(context, weights, std::string(names.embedding), config.vocab_size, config.hidden_size, config.dtype);
+      load_matrix(context, weights, std::string(names.embedding), vocab_of(config), hidden_of(config), config.dtype);
   for (int32_t i = 0; i < config.num_layers; ++i) {
     layers_.push_back(load_layer(context, config, weights, names, i));
   }
-  final_norm_ = load_vector(context, weights, std::string(names.final_norm), config.hidden_size);
+  final_norm_ = load_vector(context, weights, std::string(names.final_norm), hidden_of(config));
   head_ = load_head(context, config, weights, names, embedding_);
   const ops::RopeTable rope = ops::make_rope_table(
       config.max_positions, config.rotary_dim > 0 ? config.rotary_dim : config.head_dim, config.rope_theta);

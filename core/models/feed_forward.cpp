@@ -12,9 +12,9 @@ class Dense final : public FeedForward {
   Dense(const Context& context, const ModelConfig& config, Weights& weights, const TensorNames& names,
         const std::string& prefix)
       : epsilon_(static_cast<float>(config.rms_norm_eps)),
-        norm_(load_vector(context, weights, format(prefix, names.ffn_norm), config.hidden_size)),
+        norm_(load_vector(context, weights, format(prefix, names.ffn_norm), hidden_of(config))),
         mlp_(context, config, weights, format(prefix, names.gate), format(prefix, names.up), format(prefix, names.down),
-             config.intermediate_size) {}
+             {config.intermediate_size, "intermediate_size"}) {}
 
   void forward(const Context& context, const StepInput&, FeedForwardBuffers& buffers, Tensor& residual) const override {
     Tensor normed = buffers.normed.rows(residual.size(0));

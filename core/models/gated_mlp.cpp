@@ -9,10 +9,10 @@ GatedBuffers::GatedBuffers(int64_t width, const ModelConfig& config, Device devi
     : gate_up(2 * width, DType::kF32, device), activated(width, ops::linear_input_dtype(config.dtype), device) {}
 
 GatedMlp::GatedMlp(const Context& context, const ModelConfig& config, Weights& weights, const std::string& gate,
-                   const std::string& up, const std::string& down, int64_t width) {
+                   const std::string& up, const std::string& down, Extent width) {
   const LinearPart both[] = {{gate, width}, {up, width}};
-  const LinearPart out[] = {{down, config.hidden_size}};
-  gate_up_ = load_linear(context, weights, both, config.hidden_size, config.dtype, config.linear_bias);
+  const LinearPart out[] = {{down, hidden_of(config)}};
+  gate_up_ = load_linear(context, weights, both, hidden_of(config), config.dtype, config.linear_bias);
   down_ = load_linear(context, weights, out, width, config.dtype, config.linear_bias);
 }
 

@@ -25,7 +25,7 @@ class GatedMlp {
   GatedMlp() = default;
   // Full names without ".weight" and ".bias". Throws InvalidCheckpoint naming the tensor.
   GatedMlp(const Context& context, const ModelConfig& config, Weights& weights, const std::string& gate,
-           const std::string& up, const std::string& down, int64_t width);
+           const std::string& up, const std::string& down, Extent width);
 
   // y += the block's output. x input type of linear [tokens, H], y float32 [tokens, H].
   void add(const Context& context, const Tensor& x, GatedBuffers& buffers, Tensor& y) const;

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 
+#include "models/config.h"
 #include "models/weights.h"
 #include "ops/linear.h"
 #include "tensor/context.h"
@@ -14,18 +15,22 @@
 namespace pydllm {
 
 // [size] as float32.
-Tensor load_vector(const Context& context, Weights& weights, const std::string& name, int64_t size);
+Tensor load_vector(const Context& context, Weights& weights, const std::string& name, Extent size);
 
 // [rows, columns] as `dtype`, rounding to nearest even.
-Tensor load_matrix(const Context& context, Weights& weights, const std::string& name, int64_t rows, int64_t columns,
+Tensor load_matrix(const Context& context, Weights& weights, const std::string& name, Extent rows, Extent columns,
                    DType dtype);
 
 struct LinearPart {
   std::string name;  // without ".weight" and ".bias"
-  int64_t out_features = 0;
+  Extent out_features;
 };
 // The parts stacked into one matrix [sum of out_features, in_features], with their biases when `bias`.
 ops::PackedWeight load_linear(const Context& context, Weights& weights, std::span<const LinearPart> parts,
-                              int64_t in_features, DType dtype, bool bias);
+                              Extent in_features, DType dtype, bool bias);
+
+inline Extent hidden_of(const ModelConfig& config) {
+  return {config.hidden_size, "hidden_size"};
+}
 
 }  // namespace pydllm

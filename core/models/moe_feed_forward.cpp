@@ -12,8 +12,15 @@
 namespace pydllm {
 namespace {
 
+Extent width_of(const ModelConfig& config) {
+  return {config.moe.expert_intermediate_size, "moe.expert_intermediate_size"};
+}
+Extent experts_of(const ModelConfig& config) {
+  return {config.moe.num_experts, "moe.num_experts"};
+}
+
 ops::Expert load_expert(const Context& context, const ModelConfig& config, Weights& weights, const std::string& at) {
-  const int64_t hidden = config.hidden_size, width = config.moe.expert_intermediate_size;
+  const Extent hidden = hidden_of(config), width = width_of(config);
   const LinearPart gate_up[] = {{at + "gate_proj", width}, {at + "up_proj", width}};
   const LinearPart down[] = {{at + "down_proj", hidden}};
   return {load_linear(context, weights, gate_up, hidden, config.dtype, false),
@@ -27,13 +34,12 @@ Tensor slice(const Tensor& stacked, int64_t index) {
 
 std::vector<ops::Expert> load_stacked(const Context& context, const ModelConfig& config, Weights& weights,
                                       const std::string& at) {
-  const int64_t count = config.moe.num_experts, hidden = config.hidden_size;
-  const int64_t width = config.moe.expert_intermediate_size;
+  const Extent count = experts_of(config), hidden = hidden_of(config), width = width_of(config);
   const Tensor gate = weights.take(at + "gate_proj", {count, width, hidden});
   const Tensor up = weights.take(at + "up_proj", {count, width, hidden});
   const Tensor down = weights.take(at + "down_proj", {count, hidden, width});
   std::vector<ops::Expert> experts;
-  for (int64_t e = 0; e < count; ++e) {
+  for (int64_t e = 0; e < count.size; ++e) {
     const Tensor both[] = {slice(gate, e), slice(up, e)}, out[] = {slice(down, e)};
     experts.push_back(
         {ops::PackedWeight::pack(context, both, config.dtype), ops::PackedWeight::pack(context, out, config.dtype)});
@@ -91,15 +97,15 @@ Mixture::Mixture(const Context& context, const ModelConfig& config, Weights& wei
     : epsilon_(static_cast<float>(config.rms_norm_eps)),
       rule_(rule_of(config)),
       has_shared_(config.moe.shared_intermediate_size > 0) {
-  const LinearPart router[] = {{format(prefix, names.router), config.moe.num_experts}};
-  norm_ = load_vector(context, weights, format(prefix, names.ffn_norm), config.hidden_size);
-  router_ = load_linear(context, weights, router, config.hidden_size, DType::kF32, false);
-  if (config.moe.router_bias) bias_ = load_vector(context, weights, format(prefix, names.router_bias), config.moe.num_experts);
+  const LinearPart router[] = {{format(prefix, names.router), experts_of(config)}};
+  norm_ = load_vector(context, weights, format(prefix, names.ffn_norm), hidden_of(config));
+  router_ = load_linear(context, weights, router, hidden_of(config), DType::kF32, false);
+  if (config.moe.router_bias) bias_ = load_vector(context, weights, format(prefix, names.router_bias), experts_of(config));
   experts_ = ops::arranged(context, load_experts(context, config, weights, format(prefix, names.experts)));
   if (has_shared_) {
     const std::string at = format(prefix, names.shared);
     shared_ = GatedMlp(context, config, weights, at + "gate_proj", at + "up_proj", at + "down_proj",
-                       config.moe.shared_intermediate_size);
+                       {config.moe.shared_intermediate_size, "moe.shared_intermediate_size"});
   }
 }
 

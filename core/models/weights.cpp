@@ -15,6 +15,21 @@ bool is_float(DType dtype) {
   throw InvalidCheckpoint(printable(tensor), format("tensor '", printable(tensor), "': ", what));
 }
 
+std::vector<int64_t> sizes_of(const std::vector<Extent>& shape) {
+  std::vector<int64_t> sizes;
+  for (const Extent& extent : shape) sizes.push_back(extent.size);
+  return sizes;
+}
+
+// " (the config's vocab_size, hidden_size)", or nothing where no field is named.
+std::string origin_of(const std::vector<Extent>& shape) {
+  std::string names;
+  for (const Extent& extent : shape) {
+    if (!extent.fields.empty()) names += format(names.empty() ? "" : ", ", extent.fields);
+  }
+  return names.empty() ? names : format(" (the config's ", names, ")");
+}
+
 }  // namespace
 
 Weights::Weights(const std::vector<std::string>& shard_paths, LoadProgress* progress) : progress_(progress) {
@@ -37,15 +52,16 @@ bool Weights::contains(const std::string& name) const {
   return slots_.contains(name);
 }
 
-Tensor Weights::take(const std::string& name, const std::vector<int64_t>& shape) {
+Tensor Weights::take(const std::string& name, const std::vector<Extent>& shape) {
+  const std::vector<int64_t> sizes = sizes_of(shape);
   const auto at = slots_.find(name);
-  if (at == slots_.end()) refuse(name, format("missing, expected shape ", shape_string(shape)));
+  if (at == slots_.end()) refuse(name, format("missing, expected shape ", shape_string(sizes), origin_of(shape)));
   Slot& slot = at->second;
   check(!slot.taken, "tensor ", name, " was taken twice");
   const SafetensorsFile& file = shards_[slot.shard];
   const SafetensorsEntry& entry = file.entries()[slot.entry];
-  if (entry.shape != shape) {
-    refuse(name, format("expected shape ", shape_string(shape), ", got ", shape_string(entry.shape)));
+  if (entry.shape != sizes) {
+    refuse(name, format("expected shape ", shape_string(sizes), ", got ", shape_string(entry.shape), origin_of(shape)));
   }
   if (!entry.dtype || !is_float(*entry.dtype))
     refuse(name, format("expected F32, BF16 or F16, got ", entry.dtype_name));

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "models/safetensors.h"
@@ -19,6 +20,14 @@ struct LoadProgress {
   std::atomic<uint64_t> bytes_done{0};
 };
 
+// A size of a tensor, and the fields of the config that it follows from: what the message about another size names.
+struct Extent {
+  int64_t size = 0;
+  std::string_view fields;  // "hidden_size", "num_heads * head_dim"; empty: none
+
+  Extent(int64_t known, std::string_view named = {}) : size(known), fields(named) {}
+};
+
 class Weights {
  public:
   // Shards in any order. Throws InvalidCheckpoint when a tensor name stands in two shards.
@@ -26,7 +35,7 @@ class Weights {
 
   bool contains(const std::string& name) const;
   // Throws InvalidCheckpoint(name) when missing, of another shape, or not a float type.
-  Tensor take(const std::string& name, const std::vector<int64_t>& shape);
+  Tensor take(const std::string& name, const std::vector<Extent>& shape);
   // The caller has packed this tensor: counts progress and drops its pages from memory.
   void done(const std::string& name);
   std::vector<std::string> unused() const;  // sorted

@@ -110,7 +110,12 @@ SERVE: Groups = {
 
 GENERATE: Groups = {
     "sampling": (
-        Option("max_tokens", "most generated tokens (default: the checkpoint's, else 256)", whole(1), metavar="N"),
+        Option(
+            "max_tokens",
+            "most generated tokens (default: the checkpoint's, else 256; 2048 if block-causal)",
+            whole(1),
+            metavar="N",
+        ),
         Option("min_tokens", "no end of sequence among so many tokens", whole(0), metavar="N"),
         Option("temperature", "0 is greedy", real(0, 100), metavar="T"),
         Option("top_p", "nucleus mass in (0, 1]", real(0, 1), metavar="P"),

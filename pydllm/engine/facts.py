@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydllm import _core
 from pydllm.checkpoint import GenerationDefaults
@@ -11,6 +11,11 @@ from pydllm.params import MAX_CANDIDATES, ParamScalar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+_NEUTRAL: Mapping[str, Any] = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+_MAX_TOKENS = {"full": 256, "block_causal": 2048}
+"""With full attention every forward pass feeds all of them. Block-causal models write block by block until they end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +40,41 @@ class ModelFacts:
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     """The checkpoint's, with the engine's options over them."""
 
+    @property
+    def attention(self) -> str:
+        """ "full" or "block_causal": that of every algorithm the model can run."""
+        known = find_algorithm(self.default_algorithm)
+        return "full" if known is None else known.attention
+
+    @property
+    def edits(self) -> bool:
+        """Whether one of its algorithms may change what it has written."""
+        return any(known.edits for known in _core.algorithms() if known.name in self.algorithms)
+
+    @property
+    def default_sampling(self) -> dict[str, Any]:
+        """What applies to fields of SamplingParams that a request leaves unset: the checkpoint's value, else ours.
+        max_tokens is cut to what the context leaves."""
+        stored = {name: getattr(self.defaults, name) for name in _NEUTRAL}
+        given = {name: value for name, value in stored.items() if value is not None}
+        max_tokens = self.defaults.max_new_tokens or _MAX_TOKENS[self.attention]
+        return {**_NEUTRAL, **given, "max_tokens": max_tokens}
+
+    @property
+    def default_params(self) -> dict[tuple[str, str], str]:
+        """By (algorithm, parameter), of everything this model can run, in words: the server's option, else the
+        checkpoint's, else the family's, else the algorithm's own."""
+        known = {algorithm.name: algorithm for algorithm in _core.algorithms()}
+        return {
+            (name, spec.name): _default_in_words(self, name, spec)
+            for name in self.algorithms
+            for spec in known[name].params
+        }
+
 
 def find_algorithm(name: str) -> _core.AlgorithmInfo | None:
     """An algorithm of this build by name or alias."""
     return next((known for known in _core.algorithms() if name == known.name or name in known.aliases), None)
-
-
-def default_params(facts: ModelFacts) -> list[tuple[str, str, str]]:
-    """(algorithm, parameter, default) of everything this model can run, in words: the server's option, else the
-    checkpoint's, else the family's, else the algorithm's own."""
-    known = {algorithm.name: algorithm for algorithm in _core.algorithms()}
-    return [
-        (name, spec.name, _default_in_words(facts, name, spec))
-        for name in facts.algorithms
-        for spec in known[name].params
-    ]
 
 
 def family_defaults(architecture: str) -> dict[tuple[str, str], str]:

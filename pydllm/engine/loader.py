@@ -227,10 +227,15 @@ class _reporting:  # noqa: N801 - used like a function
             self._progress(self._counter.bytes_done, self._counter.bytes_total)
 
 
+def _whole_blocks(positions: int, block_length: int) -> int:
+    """What a context takes of the pages: block-causal models denoise the last block whole."""
+    return -(-positions // block_length) * block_length if block_length else positions
+
+
 def _start(weights: _core.Model, facts: ModelFacts, config: EngineConfig) -> _core.Engine:
     pages = kv_pages(
         config,
-        max_model_len=facts.max_model_len,
+        max_model_len=_whole_blocks(facts.max_model_len, weights.info.block_length),
         bytes_per_position=weights.info.kv_bytes_per_position,
         available=available_memory() if weights.info.device == "cpu" else _core.device_memory(weights.info.device)[0],
     )

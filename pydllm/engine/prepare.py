@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pydllm.canvas import CanvasIds
 from pydllm.engine.facts import ModelFacts, find_algorithm
@@ -20,18 +20,21 @@ if TYPE_CHECKING:
 
     from pydllm import _core
 
-DEFAULT_MAX_TOKENS = 256
-Scalar = TypeVar("Scalar", int, float)
 TYPED_PARAMS = (
     "block_length",
     "max_steps_per_block",
     "confidence_threshold",
     "entropy_threshold",
     "cache",
+    "cache_refresh_interval",
     "allow_edits",
     "edit_threshold",
 )
-NEUTRAL: tuple[tuple[str, ParamScalar], ...] = (("cache", "none"), ("allow_edits", False))
+NEUTRAL: tuple[tuple[str, ParamScalar], ...] = (
+    ("cache", "none"),
+    ("cache_refresh_interval", 0),
+    ("allow_edits", False),
+)
 """Exact decoding and text that stays: true of every algorithm that has no parameter for it."""
 
 
@@ -97,18 +100,18 @@ def prepare(
     """
     sampling = sampling or SamplingParams()
     diffusion = diffusion or DiffusionParams()
-    defaults = facts.defaults
+    defaults = facts.default_sampling
     algorithm = resolve_algorithm(diffusion.algorithm, facts)
     prompt, max_tokens, rest = _positions(prompt_ids, algorithm, sampling, facts)
     return PreparedRequest(
         prompt=prompt,
         max_tokens=max_tokens,
         rest=rest,
-        temperature=_first(sampling.temperature, defaults.temperature, 0.0),
-        top_p=_first(sampling.top_p, defaults.top_p, 1.0),
-        top_k=_first(sampling.top_k, defaults.top_k, 0),
-        min_p=_first(sampling.min_p, defaults.min_p, 0.0),
-        repetition_penalty=_first(sampling.repetition_penalty, defaults.repetition_penalty, 1.0),
+        temperature=_first(sampling.temperature, defaults["temperature"]),
+        top_p=_first(sampling.top_p, defaults["top_p"]),
+        top_k=_first(sampling.top_k, defaults["top_k"]),
+        min_p=_first(sampling.min_p, defaults["min_p"]),
+        repetition_penalty=_first(sampling.repetition_penalty, defaults["repetition_penalty"]),
         presence_penalty=sampling.presence_penalty or 0.0,
         frequency_penalty=sampling.frequency_penalty or 0.0,
         logit_bias=_known_biases(sampling.logit_bias, facts),
@@ -137,8 +140,8 @@ def resolve_algorithm(name: str, facts: ModelFacts) -> _core.AlgorithmInfo:
     return known
 
 
-def _first(given: Scalar | None, suggested: Scalar | None, default: Scalar) -> Scalar:
-    return given if given is not None else suggested if suggested is not None else default
+def _first(given: Any, default: Any) -> Any:
+    return default if given is None else given
 
 
 def _max_tokens(prompt_ids: Sequence[int], sampling: SamplingParams, facts: ModelFacts) -> int:
@@ -149,7 +152,7 @@ def _max_tokens(prompt_ids: Sequence[int], sampling: SamplingParams, facts: Mode
         message = f"prompt: this model's maximum context length is {limit} tokens, got {length} in the prompt"
         raise ContextLengthError("prompt", message, limit=limit, given=length)
     if sampling.max_tokens is None:
-        return min(facts.defaults.max_new_tokens or DEFAULT_MAX_TOKENS, limit - length)
+        return min(int(facts.default_sampling["max_tokens"]), limit - length)
     given = length + sampling.max_tokens
     if given > limit:
         message = (
@@ -233,7 +236,7 @@ def _algorithm_params(
                 f"diffusion.extra.{key}", f"diffusion.extra.{key}: diffusion.{key} is set as well"
             )
         params[key] = value
-    return _suggested_params(algorithm, set(params), facts) | params
+    return _suggested_params(algorithm, params, facts) | params
 
 
 def _holds_anyway(algorithm: _core.AlgorithmInfo, name: str, value: ParamScalar, facts: ModelFacts) -> bool:
@@ -253,12 +256,16 @@ def _is_the_models_block(value: ParamScalar, facts: ModelFacts) -> bool:
     return True
 
 
-def _suggested_params(algorithm: _core.AlgorithmInfo, given: set[str], facts: ModelFacts) -> dict[str, ParamScalar]:
+def _suggested_params(
+    algorithm: _core.AlgorithmInfo, given: Mapping[str, ParamScalar], facts: ModelFacts
+) -> dict[str, ParamScalar]:
     """Defaults for what the request leaves unset, under any of its names; the engine's go before the checkpoint's."""
     suggested: dict[str, ParamScalar] = {}
     if facts.defaults.block_length is not None:
         suggested["block_length"] = facts.defaults.block_length
     if algorithm.name == facts.default_algorithm:
         suggested |= facts.algorithm_params
-    open_names = {spec.name for spec in algorithm.params if given.isdisjoint((spec.name, spec.alias))}
+    if given.get("cache", suggested.get("cache")) != suggested.get("cache"):  # parameters of another cache
+        suggested = {name: value for name, value in suggested.items() if not name.startswith("cache_")}
+    open_names = {spec.name for spec in algorithm.params if spec.name not in given and spec.alias not in given}
     return {name: value for name, value in suggested.items() if name in open_names}

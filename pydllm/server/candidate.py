@@ -91,6 +91,7 @@ def _stats(stats: DiffusionStats) -> types_pb2.DiffusionStats:
         forward_passes=stats.forward_passes,
         denoise_steps=stats.denoise_steps,
         blocks=stats.blocks,
+        edited_tokens=stats.edited_tokens,
         tokens_per_forward=stats.tokens_per_forward,
         queue_time=_duration(stats.queue_time),
         time_to_first_block=_duration(stats.time_to_first_block),

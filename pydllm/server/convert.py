@@ -108,6 +108,7 @@ DIFFUSION: _Fields = {
     "confidence_threshold": decimal,
     "entropy_threshold": decimal,
     "cache": str,
+    "cache_refresh_interval": int,
     "allow_edits": bool,
     "edit_threshold": decimal,
     "extra": lambda value: json_object(value, "diffusion.extra"),

@@ -31,10 +31,7 @@ def _never(_: object) -> bool:
     return False
 
 
-_REFRESH = "no cache of this server is refreshed by a count of forward passes"
-
 REFUSALS = (
-    Refusal("diffusion.cache_refresh_interval", _only(0), _REFRESH),
     Refusal("constraint", _never, "constrained decoding is not available"),
     Refusal("output.logprobs", _never, "log-probabilities are not available"),
     Refusal("priority", _only(0), "this server has no priorities"),

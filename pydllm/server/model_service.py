@@ -4,20 +4,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import TYPE_CHECKING
 
 from pydllm_proto.v1 import model_service_pb2 as pb
 from pydllm_proto.v1 import model_service_pb2_grpc as pb_grpc
 
-from pydllm.engine.facts import default_params, find_algorithm
 from pydllm.errors import UnsupportedError
 
 if TYPE_CHECKING:
+    from pydllm.engine.facts import ModelFacts
     from pydllm.server.rpc import Context
     from pydllm.server.served import Backend, Served
 
+_ATTENTION = {"full": "bidirectional", "block_causal": "block_causal"}
+"""The core's name -> attention_pattern."""
 _NO_ADAPTERS = "this server does not load LoRA adapters"
 
 
@@ -63,33 +64,27 @@ def _info(served: Served) -> pb.GetModelInfoResponse:
         parameter_count=model.parameter_count,
         diffusion=_diffusion(served),
         has_chat_template=served.chat_template is not None,
-        default_sampling_json=_defaults(served),
+        default_sampling_json=json.dumps(facts.default_sampling),
     )
 
 
 def _diffusion(served: Served) -> pb.DiffusionInfo:
-    facts = served.engine.facts
+    facts, model = served.engine.facts, served.engine.loaded.info
     return pb.DiffusionInfo(
         algorithms=facts.algorithms,
-        default_block_length=facts.defaults.block_length or _algorithm_block_length(facts.default_algorithm),
+        default_block_length=_default_block_length(facts),
+        block_lengths=[model.block_length] if model.block_length else [],
         mask_token_id=facts.mask_token_id,
-        attention_pattern="bidirectional",
+        attention_pattern=_ATTENTION[model.attention],
+        supports_edits=facts.edits,
         params=[
             pb.AlgorithmParam(algorithm=algorithm, name=name, default_value=value)
-            for algorithm, name, value in default_params(facts)
+            for (algorithm, name), value in facts.default_params.items()
         ],
     )
 
 
-def _algorithm_block_length(algorithm: str) -> int:
-    """The algorithm's own default; 0 for one that knows no blocks."""
-    known = find_algorithm(algorithm)
-    params = known.params if known is not None else []
-    return next((int(spec.default) for spec in params if spec.name == "block_length"), 0)
-
-
-def _defaults(served: Served) -> str:
-    defaults = dataclasses.asdict(served.engine.facts.defaults)
-    return json.dumps(
-        {name: value for name, value in defaults.items() if value is not None and name != "ignored_fields"}
-    )
+def _default_block_length(facts: ModelFacts) -> int:
+    """That of the default algorithm, else the model's; 0 where neither knows blocks."""
+    own = facts.default_params.get((facts.default_algorithm, "block_length"))
+    return facts.defaults.block_length or 0 if own is None else int(own)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from pydllm.outputs import StreamEvent
     from pydllm.params import DiffusionParams, SamplingParams
@@ -25,6 +25,10 @@ class Backend(Protocol):
     @property
     def algorithms(self) -> tuple[str, ...]:
         """Canonical names of the decoding algorithms that the model can run, the default first."""
+
+    @property
+    def default_params(self) -> Mapping[tuple[str, str], str]:
+        """What a parameter of an algorithm is when it is not set, in words, by (algorithm, parameter)."""
 
     @property
     def block_length(self) -> int:

@@ -25,7 +25,9 @@ class LocalBackend:
     def __init__(self, llm: LLM, label: str, *, embedded: bool = False) -> None:
         self.label = label
         self.algorithms = llm.algorithms
-        self.block_length = llm.engine.facts.defaults.block_length or 0
+        facts = llm.engine.facts
+        self.default_params = facts.default_params
+        self.block_length = facts.defaults.block_length or 0
         self.embedded = embedded
         self._llm = llm
         self._anchor = llm.tokenizer.encode(_ANCHOR, add_special_tokens=False)

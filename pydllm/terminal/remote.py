@@ -82,6 +82,9 @@ class RemoteBackend:
             raise
         self.label = str(info.summary.name)
         self.algorithms: tuple[str, ...] = tuple(info.diffusion.algorithms)
+        self.default_params = {
+            (str(one.algorithm), str(one.name)): str(one.default_value) for one in info.diffusion.params
+        }
         self.block_length = int(info.diffusion.default_block_length)
         self.embedded = str(info.source).startswith(_EMBEDDED)
         self._has_chat_template = bool(info.has_chat_template)
@@ -256,6 +259,7 @@ def _finished(message: generation_service_pb2.StreamGenerateResponse) -> Finishe
             forward_passes=stats.forward_passes,
             denoise_steps=stats.denoise_steps,
             blocks=stats.blocks,
+            edited_tokens=stats.edited_tokens,
             tokens_per_forward=stats.tokens_per_forward,
             queue_time=_seconds(stats.queue_time),
             time_to_first_block=_seconds(stats.time_to_first_block),

@@ -35,6 +35,8 @@ class Settings:
     """A name of `algorithms`."""
     algorithms: tuple[str, ...]
     """Canonical names of what the model can run, the default first."""
+    defaults: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """The model's, by (algorithm, parameter); the algorithm's own where it says nothing."""
     params: Mapping[str, ParamScalar] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
     system: str = ""
@@ -50,9 +52,9 @@ class Settings:
         return DiffusionParams(algorithm=self.algorithm, **fields, extra=extra)  # type: ignore[arg-type]
 
 
-def initial(algorithms: Sequence[str]) -> Settings:
+def initial(algorithms: Sequence[str], defaults: Mapping[tuple[str, str], str] | None = None) -> Settings:
     """The model's defaults."""
-    return Settings(algorithms[0] if algorithms else "", tuple(algorithms))
+    return Settings(algorithms[0] if algorithms else "", tuple(algorithms), defaults or {})
 
 
 def with_algorithm(settings: Settings, name: str) -> tuple[Settings, list[str]]:
@@ -116,10 +118,10 @@ def scalar(written: str) -> ParamScalar:
 def described(settings: Settings) -> str:
     """Every setting with its value, one per line."""
     lines = [f"algorithm  {settings.algorithm}  (of {', '.join(settings.algorithms)})"]
-    known = _specs(settings.algorithm) or {}
-    for name in (*known, *(key for key in settings.params if key not in known)):
+    defaults = _defaults(settings)
+    for name in (*defaults, *(key for key in settings.params if key not in defaults)):
         value = settings.params.get(name)
-        lines.append(f"  {name}  {f'default {known[name].default}' if value is None else value}")
+        lines.append(f"  {name}  {f'default {defaults[name]}' if value is None else value}")
     for name in ("temperature", "max_tokens", "seed"):
         lines.append(f"{name}  {settings.sampling.get(name, UNSET)}")
     for name, value in settings.sampling.items():
@@ -129,9 +131,16 @@ def described(settings: Settings) -> str:
 
 
 def default_block_length(settings: Settings) -> int:
-    """The algorithm's own; 0 when it has no blocks or is not known here."""
-    spec = (_specs(settings.algorithm) or {}).get("block_length")
-    return int(spec.default) if spec is not None and spec.default.isdigit() else 0
+    """The algorithm's; 0 when it has no blocks or is not known here."""
+    written = _defaults(settings).get("block_length", "")
+    return int(written) if written.isdigit() else 0
+
+
+def _defaults(settings: Settings) -> dict[str, str]:
+    """Of the algorithm's parameters: the model's, else the algorithm's own."""
+    own = {name: spec.default for name, spec in (_specs(settings.algorithm) or {}).items()}
+    models = {name: value for (algorithm, name), value in settings.defaults.items() if algorithm == settings.algorithm}
+    return own | models
 
 
 def _specs(algorithm: str) -> dict[str, _core.ParamSpec] | None:

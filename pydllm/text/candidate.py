@@ -132,6 +132,7 @@ class CandidateProgress:
             forward_passes=event.forward_passes,
             denoise_steps=event.denoise_steps,
             blocks=self._blocks,
+            edited_tokens=event.edited_tokens,
             tokens_per_forward=self.token_count / event.forward_passes if event.forward_passes else 0.0,
             queue_time=event.queue_seconds,
             time_to_first_block=first - self._started,

@@ -59,7 +59,7 @@ ParamValue random_value(const ParamSpec& spec, uint64_t bits, int32_t max_tokens
 
 // Parameters of the delayed cache are refused without it.
 bool needs_cache(std::string_view name, const ParamMap& params) {
-  if (name != "cache_delay_iter" && name != "refresh_interval") return false;
+  if (name != "cache_delay_iter" && name != "cache_refresh_interval") return false;
   return std::ranges::none_of(params, [](const auto& entry) {
     return entry.first == "cache" && std::get<std::string>(entry.second) == "delayed";
   });

@@ -23,7 +23,7 @@ constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 const std::set<std::string_view> kTypedFields = {
     "block_length", "max_steps_per_block", "confidence_threshold", "entropy_threshold",
-    "cache",        "allow_edits",         "edit_threshold"};
+    "cache",        "allow_edits",         "edit_threshold",       "cache_refresh_interval"};
 
 std::string field_of(std::string_view name) {
   return format(kTypedFields.contains(name) ? "diffusion." : "diffusion.extra.", name);
@@ -149,7 +149,7 @@ TEST(AlgorithmTables, DefaultsAreValuesOfTheirRange) {
 // What a parameter needs to be accepted at all, or to make a difference in these short blocks.
 ParamMap with_company(const ParamSpec& spec, ParamMap params) {
   if (spec.name == "mode") params.emplace_back("steps_per_block", int64_t{8});
-  const bool cached = spec.name == "cache_delay_iter" || spec.name == "refresh_interval";
+  const bool cached = spec.name == "cache_delay_iter" || spec.name == "cache_refresh_interval";
   if (cached) params.emplace_back("cache", std::string("delayed"));
   return params;
 }
@@ -221,15 +221,16 @@ TEST(AlgorithmTables, DeclaredDefaultsAreTheRealOnes) {
 }
 
 TEST(AlgorithmTables, ParametersOfTheDelayedCacheAreRefusedWithoutIt) {
-  for (const char* name : {"cache_delay_iter", "refresh_interval"}) {
+  for (const char* name : {"cache_delay_iter", "cache_refresh_interval"}) {
     try {
       Driver({}, "multi_block_entropy", {{name, int64_t{3}}});
       ADD_FAILURE() << name << " accepted";
     } catch (const InvalidRequest& error) {
-      EXPECT_EQ(error.field(), format("diffusion.extra.", name));
+      EXPECT_EQ(error.field(), field_of(name));
       EXPECT_EQ(error.what(), format(name, ": expected with cache delayed only, got cache none"));
     }
   }
+  EXPECT_NO_THROW(Driver({}, "multi_block_entropy", {{"cache_refresh_interval", int64_t{0}}})) << "never is neutral";
 }
 
 TEST(CheckParams, EveryValueOutOfRangeIsRefusedByName) {
@@ -289,6 +290,8 @@ TEST(CheckParams, TypedFieldOfAnotherAlgorithmIsUnsupported) {
             "diffusion.entropy_threshold");
   EXPECT_EQ(refusal<Unsupported>("entropy_threshold", {{"confidence_threshold", .5}}).field(),
             "diffusion.confidence_threshold");
+  EXPECT_EQ(refusal<Unsupported>("confidence_threshold", {{"cache_refresh_interval", int64_t{4}}}).field(),
+            "diffusion.cache_refresh_interval");
 }
 
 TEST(CheckParams, UnknownNamesListTheKnownOnes) {

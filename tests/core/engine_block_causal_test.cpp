@@ -36,7 +36,7 @@ Answer uncached(Model& model, const Request& request) {
     decode::ForwardPlan plan;
     decoding->plan(canvas, plan);
     HandRun fresh(model, plan.query_end, kMask);
-    fresh.controls = {kDelete, kSplit};
+    (algorithm.reads_controls ? fresh.controls : fresh.never) = {kDelete, kSplit};
     decoding->commit(
         fresh.step(canvas.tokens(), 0, plan.query_end, plan.query_end, plan.rows, request, answer.denoise_steps++),
         canvas);

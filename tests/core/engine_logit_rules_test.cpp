@@ -1,9 +1,13 @@
 // Penalties, logit_bias and min_tokens in the commit path of every algorithm, on full-attention and block-causal
-// models, with and without shifted logits. The reference makes every written token from the formula in float64.
+// models, with and without shifted logits, and that no control token is ever written. The reference makes every written
+// token from the formula in float64.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
+#include <set>
+#include <span>
 #include <tuple>
 
 #include "engine/logit_rules.h"
@@ -27,13 +31,13 @@ class RulesOfEveryAlgorithm : public ::testing::TestWithParam<std::tuple<const d
     return behaviour;
   }
 
-  // Of a model with control tokens, where the algorithm needs them.
+  // Of a model with control tokens.
   EngineOptions options() const {
     EngineOptions options = fake_options();
-    if (edits_by_controls()) options.delete_token_id = 5, options.split_token_id = 6;
+    options.delete_token_id = kDelete;
+    options.split_token_id = kSplit;
     return options;
   }
-  bool edits_by_controls() const { return algorithm().name == "levenshtein"; }
 
   Request request(size_t prompt, int32_t max_tokens) const {
     std::vector<int32_t> ids = {7, kMask, 9, 7, 11};
@@ -81,6 +85,26 @@ TEST_P(RulesOfEveryAlgorithm, ABiasOfAHundredForcesAToken) {
   }
 }
 
+// The model wants nothing else. levenshtein does what they say, until its block has to end.
+TEST_P(RulesOfEveryAlgorithm, AControlTokenIsNeverWritten) {
+  for (const int32_t control : {kDelete, kSplit}) {
+    fake::Behaviour loving = behaviour();
+    loving.loved_token = control;
+    Client client(loving, options());
+    for (const float temperature : {0.0f, 1.5f}) {
+      for (int32_t max_tokens = 1; max_tokens <= 2 * kBlock + 1; ++max_tokens) {
+        Request plain = request(4, max_tokens);
+        plain.temperature = temperature;
+        plain.snapshots = true;
+        if (algorithm().reads_controls) plain.params = {{"max_steps_per_block", int64_t{9}}};
+        const Stream stream = client.run(plain);
+        EXPECT_EQ(stream.tokens().size(), static_cast<size_t>(max_tokens));
+        for (const int32_t id : written(stream)) EXPECT_TRUE(id != kDelete && id != kSplit) << id;
+      }
+    }
+  }
+}
+
 // The model wants the end everywhere, so it comes as soon as it may: at every remainder of the block.
 TEST_P(RulesOfEveryAlgorithm, NoEndComesAmongTheFirstMinTokens) {
   fake::Behaviour ending = behaviour();
@@ -106,14 +130,9 @@ TEST_P(RulesOfEveryAlgorithm, NoEndComesAmongTheFirstMinTokens) {
   }
 }
 
-struct Written {
-  int32_t token = -1;
-  double probability = 0;
-};
-
-// The formula of engine/logit_rules.h for one position, from the canvas before the forward.
-Written expected_at(const fake::Behaviour& model, const Request& request, const std::vector<int32_t>& canvas,
-                    int32_t position) {
+// The softmax of the formula of engine/logit_rules.h for one position, from the canvas before the forward.
+std::vector<double> probabilities_at(const fake::Behaviour& model, const Request& request,
+                                     const std::vector<int32_t>& canvas, int32_t position) {
   const auto prompt = request.prompt.size(), end = prompt + static_cast<size_t>(request.max_tokens);
   const int32_t scoring = position - (model.logit_shift ? 1 : 0);
   const int32_t block = model.block_length;
@@ -134,25 +153,37 @@ Written expected_at(const fake::Behaviour& model, const Request& request, const 
     for (const auto [biased, bias] : request.logit_bias) {
       if (biased == id) x = bias == -100 ? -INFINITY : x + static_cast<double>(bias);
     }
-    row.push_back(x);
-    total += std::exp(x);
+    row.push_back(std::exp(x));
+    total += row.back();
   }
-  Written best;
+  for (double& p : row) p /= total;
+  return row;
+}
+
+struct Choice {
+  int32_t token = -1;
+  double probability = 0;
+};
+
+// The most probable id that is none of those.
+Choice best_but(const std::vector<double>& probabilities, const std::set<int32_t>& excluded) {
+  Choice best;
   for (int32_t id = 0; id < kVocab; ++id) {
-    const double p = std::exp(row[static_cast<size_t>(id)]) / total;
-    if (id != kMask && p > best.probability) best = {id, p};
+    const double p = probabilities[static_cast<size_t>(id)];
+    if (p > best.probability && !excluded.contains(id)) best = {id, p};
   }
   return best;
 }
 
-// Checks every token that a step wrote or replaced; how many.
+// Checks every token that a step wrote or replaced; how many. Its algorithm reads no control tokens.
 int expect_formula(const fake::Behaviour& model, const Request& request, const Event& event) {
   int checked = 0;
   for (size_t i = 0; i < event.snapshot_tokens.size(); ++i) {
     const auto position = static_cast<int32_t>(request.prompt.size() + i) + event.snapshot_offset;
     const int32_t token = event.snapshot_tokens[i];
     if (token < 0 || token == event.canvas_before[static_cast<size_t>(position)]) continue;
-    const Written expected = expected_at(model, request, event.canvas_before, position);
+    const Choice expected =
+        best_but(probabilities_at(model, request, event.canvas_before, position), {kMask, kDelete, kSplit});
     EXPECT_EQ(token, expected.token) << "position " << position;
     EXPECT_NEAR(event.snapshot_confidences[i], expected.probability, 1e-5) << "position " << position;
     ++checked;
@@ -160,19 +191,122 @@ int expect_formula(const fake::Behaviour& model, const Request& request, const E
   return checked;
 }
 
+struct Slot {
+  int32_t token = -1;  // -1: masked
+  double confidence = 0;
+};
+constexpr double kUnknown = -1;
+
+// One step of levenshtein with edit_threshold 0, whatever its schedule: a masked slot stays or takes its row's best
+// token, a written one takes it in any case. DELETE removes the slot, SPLIT puts a mask before what stood there, the
+// others follow; masks fill up. Searches the moves that lead from one state of the block to the next.
+class Moves {
+ public:
+  Moves(std::span<const Slot> before, std::span<const Slot> after, std::span<const std::vector<double>> rows)
+      : before_(before), after_(after), rows_(rows), left_(before.size()) {}
+
+  // `second`: slots may take their second choice, as they do to leave a loop.
+  bool explained(bool second) {
+    second_ = second;
+    return follow(0, 0);
+  }
+  int count() const { return moves_; }                     // deletes and splits of the moves found
+  const std::vector<Slot>& left() const { return left_; }  // the block after them, each token with its own confidence
+
+ private:
+  // Slots from `slot` on lead to what stands from `at` on.
+  bool follow(size_t slot, size_t at) {
+    if (slot == before_.size()) {
+      while (at < after_.size() && put({}, at)) ++at;
+      return at >= after_.size();
+    }
+    const Slot& old = before_[slot];
+    if (old.token < 0 && put(old, at) && follow(slot + 1, at + 1)) return true;
+    const Choice best = best_but(rows_[slot], {kMask});
+    if (take(slot, best, at)) return true;
+    return second_ && take(slot, best_but(rows_[slot], {kMask, best.token}), at);
+  }
+
+  bool take(size_t slot, const Choice& choice, size_t at) {
+    const Slot& old = before_[slot];
+    if (choice.token == old.token && put(old, at) && follow(slot + 1, at + 1)) return true;
+    if (choice.token != kDelete && choice.token != kSplit) return write(slot, choice, at);
+    // The last step of a block fills it with text.
+    const bool filled = std::ranges::none_of(after_, [](const Slot& s) { return s.token < 0; });
+    if (filled && write(slot, best_but(rows_[slot], {kMask, kDelete, kSplit}), at)) return true;
+    const bool split = choice.token == kSplit;
+    const bool followed = split ? put({}, at) && put(old, at + 1) && follow(slot + 1, at + 2) : follow(slot + 1, at);
+    if (followed) ++moves_;
+    return followed;
+  }
+
+  bool write(size_t slot, const Choice& choice, size_t at) {
+    return put({choice.token, choice.probability}, at) && follow(slot + 1, at + 1);
+  }
+
+  // What is pushed out of the block is lost. Where the same token comes to stand the place keeps its confidence; that
+  // of the token is not seen, so that it counts as unknown until the slot is written again.
+  bool put(const Slot& slot, size_t at) {
+    if (at >= after_.size()) return true;
+    left_[at] = slot;
+    if (slot.token != after_[at].token) return false;
+    if (slot.confidence == kUnknown || std::abs(slot.confidence - after_[at].confidence) < 1e-5) return true;
+    left_[at].confidence = kUnknown;
+    return slot.token == before_[at].token;
+  }
+
+  std::span<const Slot> before_, after_;
+  std::span<const std::vector<double>> rows_;
+  std::vector<Slot> left_;
+  bool second_ = false;
+  int moves_ = 0;
+};
+
+struct MovesSeen {
+  int steps = 0, moves = 0, loops = 0;
+};
+
+// The answer ends with a block, so that snapshots show whole blocks.
+void expect_moves(const fake::Behaviour& model, const Request& request, const Stream& stream, MovesSeen& seen) {
+  std::vector<Slot> slots;
+  int32_t block = -1;
+  for (const Event& event : stream.events) {
+    if (event.snapshot_tokens.empty()) continue;
+    if (event.snapshot_block != block) slots.assign(event.snapshot_tokens.size(), {});
+    block = event.snapshot_block;
+    std::vector<Slot> after;
+    std::vector<std::vector<double>> rows;
+    for (size_t i = 0; i < slots.size(); ++i) {
+      after.push_back({event.snapshot_tokens[i], static_cast<double>(event.snapshot_confidences[i])});
+      const auto position = static_cast<int32_t>(request.prompt.size() + i) + event.snapshot_offset;
+      rows.push_back(probabilities_at(model, request, event.canvas_before, position));
+    }
+    Moves moves(slots, after, rows);
+    const bool first_choices = moves.explained(false);
+    ASSERT_TRUE(first_choices || moves.explained(true)) << "step " << event.denoise_steps;
+    slots = moves.left();
+    ++seen.steps;
+    seen.loops += !first_choices;
+    seen.moves += moves.count();
+  }
+}
+
 TEST_P(RulesOfEveryAlgorithm, EveryWrittenTokenIsTheBestOfThePenalisedSoftmax) {
-  if (edits_by_controls()) GTEST_SKIP() << "deletes and splits move tokens away from the row that they were made from";
+  const bool moving = algorithm().reads_controls;
+  MovesSeen seen;
   const fake::Behaviour model = behaviour();
-  Client client(model);
+  Client client(model, options());
   for (size_t prompt = 1; prompt <= 6; ++prompt) {
-    Request penalised = request(prompt, 3 * kBlock + 2);
+    Request penalised = request(prompt, moving ? 4 * kBlock - static_cast<int32_t>(prompt) : 3 * kBlock + 2);
     penalised.snapshots = penalised.trace = true;
     std::vector<std::vector<int32_t>> answers = {client.run(penalised).tokens()};
     const auto with = [&](auto change) {
       Request changed = penalised;
       change(changed);
+      if (moving) changed.logit_bias.insert(changed.logit_bias.end(), {{kDelete, 3}, {kSplit, 3}});
       const Stream stream = client.run(changed);
       answers.push_back(stream.tokens());
+      if (moving) return expect_moves(model, changed, stream, seen);
       int checked = 0;
       for (const Event& event : stream.events) checked += expect_formula(model, changed, event);
       EXPECT_GE(checked, changed.max_tokens);
@@ -181,16 +315,19 @@ TEST_P(RulesOfEveryAlgorithm, EveryWrittenTokenIsTheBestOfThePenalisedSoftmax) {
     with([](Request& r) { r.repetition_penalty = 0.25f; });
     with([](Request& r) { r.presence_penalty = -2, r.frequency_penalty = 0.5f; });
     with([](Request& r) { r.frequency_penalty = -2; });
-    with([](Request& r) { r.logit_bias = {{5, 3.5f}, {30, -4}, {7, -100}, {50, 2}}; });
+    with([](Request& r) { r.logit_bias = {{5, 3.5f}, {30, -4}, {9, -100}, {50, 2}}; });
     with([](Request& r) {
       r.frequency_penalty = -1.5f, r.presence_penalty = 1, r.repetition_penalty = 1.3f;
-      r.logit_bias = {{5, 4}, {8, -3}, {12, -100}};
+      r.logit_bias = {{5, 4}, {9, -3}, {12, -100}};
       r.eos_token_ids = {12};
     });
     std::ranges::sort(answers);
     const auto different = std::unique(answers.begin(), answers.end()) - answers.begin();
     EXPECT_GE(different, 3) << "the fields have an effect";
   }
+  if (!moving) return;
+  EXPECT_GT(seen.moves, seen.steps / 4);
+  EXPECT_LT(10 * seen.loops, seen.steps);
 }
 
 std::string name_of_case(const ::testing::TestParamInfo<std::tuple<const decode::Algorithm*, bool>>& tested) {
@@ -273,6 +410,24 @@ TEST(LogitRules, CountWhatIsWrittenButNotTheRowsOwnTokenNorWhatEndsTheAnswer) {
   EXPECT_EQ(plain(edits.of(4)), (Plain{{5, 2, 0}, {6, 2, 3}, {7, 2, -1.5f}})) << "but in the prompt it does";
   EXPECT_EQ(plain(edits.of(7)), masked);
   EXPECT_TRUE(edits.of(3).empty()) << "prompt";
+}
+
+TEST(LogitRules, HolesWithTextBehindThemTakeNoEndAndTheFirstTokensNoStopEither) {
+  Request request = ask({1, 2}, 4);
+  request.rest = {-1, 5, -1, -1, 6, -1};  // positions 2 to 7
+  request.eos_token_ids = {9};
+  request.stop_token_ids = {11};
+  request.logit_bias = {{9, 4}};
+  const auto at = [&](int32_t position) { return plain(LogitRules(request, kMask).fixed(position)); };
+  const Plain open = {{9, 1, 4}}, inner = {{9, 1, kBanned}}, early = {{9, 1, kBanned}, {11, 1, kBanned}};
+  for (const int32_t position : {2, 4, 5, 6}) EXPECT_EQ(at(position), inner) << position;
+  EXPECT_EQ(at(7), open);
+  request.min_tokens = 2;
+  EXPECT_EQ(at(2), early);
+  EXPECT_EQ(at(4), early) << "the second generated token";
+  EXPECT_EQ(at(5), inner);
+  request.min_tokens = 4;
+  EXPECT_EQ(at(7), early);
 }
 
 TEST(LogitRules, ATokenCountsAsOftenAsItStandsThere) {

@@ -100,6 +100,11 @@ TEST(EngineValidation, RefusesEveryBadFieldByName) {
          r.eos_token_ids = {0, 1};
          r.min_tokens = 1;
        }},
+      {"canvas",
+       [](Request& r) {
+         r.rest = {-1, 5}, r.max_tokens = 1;
+         for (int32_t id = 0; id < kMask; ++id) r.eos_token_ids.push_back(id);
+       }},
       {"sampling.max_repetition_run", [](Request& r) { r.max_repetition_run = 1; }},
       {"sampling.max_repetition_run", [](Request& r) { r.max_repetition_run = -2; }},
       {"sampling.stop_token_ids", [](Request& r) { r.stop_token_ids = {3, 61}; }},
@@ -120,6 +125,27 @@ TEST(EngineValidation, RefusesEveryBadFieldByName) {
   EXPECT_TRUE(client.run(ask({1}, 95)).finished_with(FinishReason::kLength)) << "the limit itself fits";
   guided.max_tokens = 47;
   EXPECT_TRUE(client.run(guided).finished_with(FinishReason::kLength)) << "the limit itself fits";
+}
+
+TEST(EngineValidation, AControlTokenTakesABiasOnlyWhereItIsRead) {
+  fake::Behaviour blocks;
+  blocks.block_length = 4;
+  EngineOptions options = fake_options();
+  options.delete_token_id = kDelete;
+  options.split_token_id = kSplit;
+  Client client(blocks, options);
+  for (const decode::Algorithm* algorithm : decode::algorithms()) {
+    if (algorithm->attention != AttentionKind::kBlockCausal) continue;
+    Request request = ask({1}, 4, std::string(algorithm->name));
+    request.logit_bias = {{kSplit, -100}};
+    EXPECT_TRUE(client.run(request).ended()) << "never written, so banning it is true";
+    request.logit_bias = {{kSplit, 2}};
+    if (algorithm->reads_controls) {
+      EXPECT_TRUE(client.run(request).ended());
+    } else {
+      EXPECT_EQ(refused_field(client, request), "sampling.logit_bias");
+    }
+  }
 }
 
 TEST(EngineValidation, TheLengthErrorStatesTheLimitAndWhatWasGiven) {

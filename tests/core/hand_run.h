@@ -51,11 +51,14 @@ class HandRun {
     Tensor logits = Tensor::empty({static_cast<int64_t>(rows.size()), model_.info().vocab_size}, DType::kF32);
     model_.logits(context_, hidden, logits);
     std::vector<RowStats> stats(rows.size());
-    ops::row_stats(context_, logits, sampling, {&mask_token_id_, 1}, stats);
+    std::vector<int32_t> forbidden = never;
+    forbidden.push_back(mask_token_id_);
+    ops::row_stats(context_, logits, sampling, forbidden, stats);
     return stats;
   }
 
   std::vector<int32_t> controls;  // RowSampling::controls
+  std::vector<int32_t> never;     // not chosen by any row, as the mask
 
  private:
   Model& model_;

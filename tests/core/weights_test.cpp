@@ -46,6 +46,10 @@ TEST_F(WeightsTest, MissingAndMisshapenTensorsAreNamed) {
   EXPECT_EQ(message_of([&] { weights.take("c", {4, 5}); }), "c|tensor 'c': missing, expected shape [4, 5]");
   EXPECT_EQ(message_of([&] { weights.take("a", {4}); }), "a|tensor 'a': expected shape [4], got [2, 2]");
   EXPECT_EQ(message_of([&] { weights.take("b", {3, 1}); }), "b|tensor 'b': expected shape [3, 1], got [3]");
+  EXPECT_EQ(message_of([&] { weights.take("a", {{2, "vocab_size"}, {3, "num_heads * head_dim"}}); }),
+            "a|tensor 'a': expected shape [2, 3], got [2, 2] (the config's vocab_size, num_heads * head_dim)");
+  EXPECT_EQ(message_of([&] { weights.take("c", {{4, "hidden_size"}}); }),
+            "c|tensor 'c': missing, expected shape [4] (the config's hidden_size)");
 }
 
 TEST_F(WeightsTest, NonFloatTensorsAreRefusedOnlyWhenTaken) {

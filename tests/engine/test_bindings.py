@@ -320,6 +320,7 @@ def test_registry_tells_names_types_and_ranges() -> None:
     own = {(one.algorithm, one.param): one.value for one in dream.defaults}
     assert own["multi_block_entropy", "entropy_threshold"] == "0.4"
     assert llada.defaults == []
+    assert {name for name, info in known.items() if info.edits} == {"joint_threshold", "levenshtein"}
     full = {name for name, info in known.items() if info.attention == "full"}
     assert full - set(llada.algorithms) == {"dream", "rnd1_entropy"}  # for models with shifted logits
 

@@ -159,11 +159,11 @@ def test_every_canvas_is_that_of_the_loop_in_float64(
             block_length=params["block_size"],
             entropy_threshold=params["threshold"],
             cache="delayed",
+            cache_refresh_interval=interval,
             extra={
                 "block_add_threshold": params["block_add_threshold"],
                 "decoded_token_threshold": params["decoded_token_threshold"],
                 "cache_delay_iter": delay,
-                "refresh_interval": interval,
             },
         ),
     )

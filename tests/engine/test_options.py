@@ -264,6 +264,17 @@ def test_an_embedded_model_has_no_revisions() -> None:
         load("demo-block", revision="main")
 
 
+def test_the_pages_hold_the_whole_blocks_of_a_full_context() -> None:
+    """A context of 100 tokens ends within a block of 16, which is denoised whole."""
+    options: dict[str, Any] = {"max_model_len": 100, "page_size": 8}
+    with pytest.raises(InvalidRequestError, match="expected at least one full context of 112 tokens, got 104"):
+        load("demo-block", EngineConfig(kv_cache_tokens=104, **options))
+    sampling = SamplingParams(max_tokens=97, ignore_eos=True)
+    with LLM("demo-block", kv_cache_tokens=112, **options) as llm:
+        [output] = llm.generate([[5, 6, 7]], sampling=sampling)
+    assert len(output.token_ids) == 97
+
+
 def test_a_checkpoint_with_control_tokens_edits_by_them(tmp_path: Path) -> None:
     with_tokens = Path(__file__).parents[1] / "golden" / "checkpoints" / "llada2-tiny"
     sampling = SamplingParams(max_tokens=40, ignore_eos=True, temperature=0)

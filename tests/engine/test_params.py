@@ -81,6 +81,7 @@ def test_sampling_ranges(field: str, good: list[Any], bad: list[Any]) -> None:
         ("confidence_threshold", [0, 0.9, 1], NO_NUMBERS),
         ("entropy_threshold", [0, 0.5], NO_NUMBERS),
         ("cache", ["none", "prefix", "anything"], [5, b"dual", True]),
+        ("cache_refresh_interval", [0, 1, 2**31 - 1], [-1, 2**31, *NO_INTEGERS]),
         ("allow_edits", [True, False], [0, 1, "true"]),
         ("edit_threshold", [0, 0.5], NO_NUMBERS),
         (

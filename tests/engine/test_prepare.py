@@ -10,7 +10,6 @@ import pytest
 from pydllm import DiffusionParams, SamplingParams, _core
 from pydllm.checkpoint import GenerationDefaults
 from pydllm.engine import ModelFacts, PreparedRequest, prepare
-from pydllm.engine.facts import default_params
 from pydllm.errors import ContextLengthError, InvalidRequestError, UnsupportedError
 
 FACTS = ModelFacts(
@@ -48,6 +47,14 @@ def test_nothing_set_means_greedy_and_256_tokens() -> None:
 @pytest.mark.parametrize(("length", "expected"), [(743, 256), (744, 256), (745, 255), (999, 1)])
 def test_the_default_of_max_tokens_is_cut_to_the_context(length: int, expected: int) -> None:
     assert prepared(length=length).max_tokens == expected
+
+
+@pytest.mark.parametrize(("length", "expected"), [(1, 2048), (8000, 192), (8191, 1)])
+def test_a_block_causal_model_writes_up_to_2048_tokens(length: int, expected: int) -> None:
+    facts = dataclasses.replace(BLOCK_CAUSAL, max_model_len=8192)
+    assert prepare([1] * length, facts).max_tokens == expected
+    stored = dataclasses.replace(facts, defaults=dataclasses.replace(facts.defaults, max_new_tokens=33))
+    assert prepare([1] * length, stored).max_tokens == min(33, expected)
 
 
 def test_the_generation_config_fills_what_is_unset_and_zero_is_set() -> None:
@@ -141,6 +148,10 @@ def test_what_an_algorithm_does_anyway_is_no_parameter() -> None:
     schedule = DiffusionParams(algorithm="llada_schedule", cache="dual", allow_edits=False)
     assert prepared(None, schedule).params["cache"] == "dual"
     assert "allow_edits" not in prepared(None, schedule).params
+    never = DiffusionParams(algorithm="llada_schedule", cache="dual", cache_refresh_interval=0)
+    assert prepared(None, never).params == {"cache": "dual"}
+    often = DiffusionParams(algorithm="llada_schedule", cache="dual", cache_refresh_interval=4)
+    assert prepared(None, often).params["cache_refresh_interval"] == 4, "the core refuses it by name"
     edits = DiffusionParams(algorithm="llada_schedule", allow_edits=True)
     assert prepared(None, edits).params["allow_edits"] is True, "the core refuses it by name"
 
@@ -195,6 +206,20 @@ def test_a_request_beats_the_engines_parameters_under_every_name(
 def test_the_engines_parameters_are_not_for_other_algorithms() -> None:
     request = prepare([1], DEFAULTED, None, DiffusionParams(algorithm="llada_schedule"))
     assert request.params == {"block_length": 8}
+
+
+def test_the_engines_parameters_of_a_cache_are_not_for_another_cache() -> None:
+    facts = dataclasses.replace(
+        FACTS,
+        default_algorithm="multi_block_entropy",
+        algorithms=("multi_block_entropy",),
+        algorithm_params={"cache": "delayed", "cache_delay_iter": 1, "cache_refresh_interval": 8},
+    )
+    assert prepare([1], facts).params == facts.algorithm_params
+    refreshed = prepare([1], facts, None, DiffusionParams(cache_refresh_interval=2)).params
+    assert refreshed == {"cache": "delayed", "cache_delay_iter": 1, "cache_refresh_interval": 2}
+    assert prepare([1], facts, None, DiffusionParams(cache="delayed")).params == facts.algorithm_params
+    assert prepare([1], facts, None, DiffusionParams(cache="none")).params == {"cache": "none"}
 
 
 def test_an_unset_repetition_run_is_none() -> None:
@@ -256,7 +281,7 @@ def test_defaults_are_the_servers_then_the_familys_then_the_algorithms() -> None
         algorithm_params={"force_scope": "all", "block_add_threshold": 0.25},
         defaults=GenerationDefaults(block_length=16),
     )
-    listed = {(algorithm, name): value for algorithm, name, value in default_params(facts)}
+    listed = facts.default_params
     assert {algorithm for algorithm, _ in listed} == set(names)
     of_dream = {name: value for (algorithm, name), value in listed.items() if algorithm == names[0]}
     assert of_dream["force_scope"] == "all"
@@ -265,5 +290,5 @@ def test_defaults_are_the_servers_then_the_familys_then_the_algorithms() -> None
     assert of_dream["entropy_threshold"] == "0.4"
     assert of_dream["decoded_token_threshold"] == "0.95"
     assert of_dream["block_length"] == "16"
-    plain = {name: value for _, name, value in default_params(dataclasses.replace(facts, architecture="LLaDAModelLM"))}
-    assert plain["comparison"] == "le"
+    plain = dataclasses.replace(facts, architecture="LLaDAModelLM").default_params
+    assert plain[names[0], "comparison"] == "le"

@@ -55,7 +55,9 @@ def candidate(index: int = 0, text: str = "hello", ids: tuple[int, ...] = (7, 8,
 
 def statistics() -> types_pb2.DiffusionStats:
     """Of a finished candidate."""
-    stats = types_pb2.DiffusionStats(forward_passes=9, denoise_steps=5, blocks=2, tokens_per_forward=0.5)
+    stats = types_pb2.DiffusionStats(
+        forward_passes=9, denoise_steps=5, blocks=2, edited_tokens=3, tokens_per_forward=0.5
+    )
     stats.queue_time.FromMilliseconds(250)
     stats.time_to_first_block.FromMilliseconds(500)
     stats.generation_time.FromMilliseconds(1500)
@@ -66,6 +68,7 @@ DLLM_STATISTICS = {
     "nfe": 9,
     "steps": 5,
     "blocks": 2,
+    "edited_tokens": 3,
     "tokens_per_forward": 0.5,
     "time_to_first_block": 0.5,
     "generation_time": 1.5,

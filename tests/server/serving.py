@@ -64,6 +64,7 @@ def event(kind: str = "step", **fields: Any) -> SimpleNamespace:
         "time": 0.0,
         "forward_passes": 0,
         "denoise_steps": 0,
+        "edited_tokens": 0,
         "queue_seconds": 0.0,
         "final_offset": 0,
         "final_tokens": [],

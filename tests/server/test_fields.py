@@ -167,6 +167,10 @@ CASES: dict[str, tuple[Build, Check]] = {
     ),
     "diffusion.entropy_threshold": (diffusion(entropy_threshold=0.25), diffused("entropy_threshold", 0.25)),
     "diffusion.cache": (diffusion(cache="dual"), diffused("cache", "dual")),
+    "diffusion.cache_refresh_interval": (
+        diffusion(cache_refresh_interval=0),
+        diffused("cache_refresh_interval", 0),
+    ),
     "diffusion.allow_edits": (diffusion(allow_edits=True), diffused("allow_edits", True)),
     "diffusion.edit_threshold": (diffusion(edit_threshold=0.25), diffused("edit_threshold", 0.25)),
     "diffusion.extra": (
@@ -225,10 +229,6 @@ def constraint(request: pb.GenerateRequest) -> None:
 
 
 REFUSED_CASES: dict[str, tuple[Build, Build | None]] = {
-    "diffusion.cache_refresh_interval": (
-        diffusion(cache_refresh_interval=4),
-        diffusion(cache_refresh_interval=0),
-    ),
     "constraint": (constraint, None),
     "output.logprobs": (output(logprobs=0), None),
     "priority": (lambda r: setattr(r, "priority", -1), lambda r: setattr(r, "priority", 0)),

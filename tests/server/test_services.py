@@ -102,5 +102,13 @@ async def test_model_info_tells_the_facts_and_no_path(demo: Client) -> None:
     assert params["multi_block_entropy", "entropy_threshold"] == "0.5"
     assert params["llada_schedule", "steps"] == "max_tokens"
     assert info.has_chat_template
-    assert json.loads(info.default_sampling_json)["block_length"] == 32
+    assert list(info.diffusion.block_lengths) == []
+    assert json.loads(info.default_sampling_json) == {
+        "temperature": 0.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "max_tokens": 96,
+    }
     assert "/" not in info.source

@@ -125,6 +125,40 @@ async def test_bad_values_are_refused_by_path(
 
 
 @pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"cache": "prefix", "cache_refresh_interval": 4}, Code.UNIMPLEMENTED),
+        ({"algorithm": "multi_block_entropy", "cache_refresh_interval": 4}, Code.INVALID_ARGUMENT),
+        ({"algorithm": "multi_block_entropy", "cache": "delayed", "cache_refresh_interval": 10**7},
+         Code.INVALID_ARGUMENT),
+    ],
+)  # fmt: skip
+async def test_a_refresh_is_refused_where_the_cache_has_none(given: dict[str, Any], code: Code, demo: Client) -> None:
+    request = prompt()
+    request.diffusion.MergeFrom(types_pb2.DiffusionParams(**given))
+    failure = await refused(demo.generation.Generate(request))
+    assert (failure.code, failure.fields) == (code, ["diffusion.cache_refresh_interval"])
+    assert failure.message.startswith("diffusion.cache_refresh_interval")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"algorithm": "multi_block_entropy", "cache": "delayed", "cache_refresh_interval": 2},
+        {"algorithm": "multi_block_entropy", "cache": "delayed", "cache_refresh_interval": 0},
+        {"algorithm": "multi_block_entropy", "cache_refresh_interval": 0},
+        {"cache": "prefix", "cache_refresh_interval": 0},
+    ],
+)
+async def test_a_refresh_is_honoured_where_it_can_be_and_never_is_always_true(
+    given: dict[str, Any], demo: Client
+) -> None:
+    request = prompt(max_tokens=16)
+    request.diffusion.MergeFrom(types_pb2.DiffusionParams(**given))
+    assert (await demo.generation.Generate(request)).candidates
+
+
+@pytest.mark.parametrize(
     ("key", "value"), [("no_such", 1), ("steps", 0), ("steps", "many"), ("steps", None), ("steps", [1])]
 )
 async def test_bad_extra_parameters_are_refused(key: str, value: Any, demo: Client) -> None:

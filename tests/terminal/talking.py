@@ -35,6 +35,7 @@ def stats(**changes: Any) -> DiffusionStats:
         "forward_passes": 4,
         "denoise_steps": 4,
         "blocks": 1,
+        "edited_tokens": 0,
         "tokens_per_forward": 2.0,
         "queue_time": 0.0,
         "time_to_first_block": 0.25,
@@ -66,6 +67,7 @@ class Script:
     def __init__(self, *answers: list[Any], template: bool = True, embedded: bool = False) -> None:
         self.label = "scripted"
         self.algorithms = ALGORITHMS
+        self.default_params = {(ALGORITHMS[1], "remasking"): "random"}
         self.block_length = 8
         self.embedded = embedded
         self.template = template

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from demo_facts import VOCABULARY
 from emulator import Terminal
-from talking import Typist, environment
+from talking import ROOT, Typist, environment
 
 from pydllm.cli import settings
 from pydllm.terminal.cells import MASK
@@ -179,6 +179,16 @@ def test_bytes_that_are_no_text_are_one_line_at_the_prompt(variables: dict[str, 
 def test_every_flag_has_one_meaning() -> None:
     names = [option.name for option in settings.listed({**settings.CHAT, **settings.ENGINE})]
     assert len(names) == len(set(names))
+
+
+def test_show_has_the_defaults_of_the_models_family() -> None:
+    dream = ROOT / "tests" / "golden" / "checkpoints" / "dream-tiny"
+    out = run("chat", str(dream), stdin="/algorithm multi_block_entropy\n/show\n")
+    lines = out.stderr.splitlines()
+    assert out.returncode == 0
+    assert "pydllm chat: entropy_threshold default 0.4" in lines
+    assert "pydllm chat: force_scope default first" in lines
+    assert "pydllm chat: block_add_threshold default 0.1" in lines, "the algorithm's own, which the family leaves"
 
 
 def test_a_closed_stdin_is_an_empty_one() -> None:
@@ -366,6 +376,8 @@ def test_a_server_streams_snapshots_with_confidences_and_cancels(server: str) ->
         assert isinstance(end, Finished)
         assert (end.completion_tokens, end.stats.forward_passes) == (9, 1)
         assert backend.embedded
+        assert backend.default_params["llada_schedule", "block_length"] == "32"
+        assert backend.default_params["multi_block_entropy", "cache_refresh_interval"] == "10000"
     finally:
         backend.close()
 

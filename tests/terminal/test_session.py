@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def session(*answers: str, **options: Any) -> Session:
     backend = Script(*map(answer_events, answers), **options)
     notices: list[str] = []
-    out = Session(backend, initial(backend.algorithms), notify=notices.append)
+    out = Session(backend, initial(backend.algorithms, backend.default_params), notify=notices.append)
     out.notices = notices  # type: ignore[attr-defined]
     return out
 
@@ -235,6 +235,20 @@ def test_show_lists_every_setting_with_its_value() -> None:
     assert "  block_length  default 32" in lines
     assert "max_tokens  32" in lines
     assert "model  scripted" in lines
+
+
+def test_show_has_the_models_defaults_before_the_algorithms_own() -> None:
+    talk = session()
+    do(talk, "/algorithm llada_schedule")
+    assert "  remasking  default random" in do(talk, "/show").splitlines()
+    do(talk, "/set remasking=low_confidence")
+    assert "  remasking  low_confidence" in do(talk, "/show").splitlines()
+
+
+def test_show_lists_what_a_server_says_of_an_algorithm_that_this_build_does_not_know() -> None:
+    talk = session()
+    talk.settings = initial(("brand_new",), {("brand_new", "sharpness"): "3"})
+    assert "  sharpness  default 3" in do(talk, "/show").splitlines()
 
 
 def test_help_names_every_command() -> None:

@@ -16,7 +16,8 @@ STOP_TOKEN = 30
 
 
 def event(kind: str = "step", *, tokens: list[int] | None = None, **fields: Any) -> Any:
-    empty: dict[str, Any] = {"time": 0.0, "forward_passes": 0, "denoise_steps": 0, "queue_seconds": 0.0, "blocks": []}
+    empty: dict[str, Any] = {"time": 0.0, "forward_passes": 0, "denoise_steps": 0, "edited_tokens": 0}
+    empty |= {"queue_seconds": 0.0, "blocks": []}
     snapshot: dict[str, Any] = {"snapshot_block": -1, "snapshot_step": 0, "snapshot_offset": 0}
     snapshot |= {"snapshot_tokens": [], "snapshot_confidences": []}
     end = {"finish_reason": "length", "stop_token_id": -1}
@@ -36,7 +37,8 @@ def test_steps_blocks_and_times_add_up_over_whole_and_cut_blocks() -> None:
     one = progress()
     assert one.accept(event("started", time=10.0)) == []
     first = one.accept(event(tokens=[40, 41], time=11.0, denoise_steps=3, blocks=[block(0, 0, 2, 3)]))
-    end = event("finished", tokens=[42], time=12.5, denoise_steps=5, forward_passes=6, queue_seconds=0.25)
+    counts = {"denoise_steps": 5, "edited_tokens": 4, "forward_passes": 6}
+    end = event("finished", tokens=[42], time=12.5, queue_seconds=0.25, **counts)
     blocks = first + one.accept(end)
     assert [(b.index, b.block_index, b.token_offset, b.token_ids, b.denoise_steps) for b in blocks] == [
         (2, 0, 0, [40, 41], 3),
@@ -47,6 +49,7 @@ def test_steps_blocks_and_times_add_up_over_whole_and_cut_blocks() -> None:
     stats = one.finished.stats
     assert (one.finished.index, one.finished.finish_reason, one.finished.completion_tokens) == (2, "length", 3)
     assert (stats.blocks, stats.denoise_steps, stats.forward_passes, stats.tokens_per_forward) == (2, 5, 6, 0.5)
+    assert stats.edited_tokens == 4
     assert (stats.queue_time, stats.time_to_first_block, stats.generation_time) == (0.25, 1.0, 2.5)
 
 

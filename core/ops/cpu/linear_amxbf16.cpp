@@ -32,57 +32,49 @@ struct alignas(64) TileConfig {
 };
 
 // Tiles 0 to 3 are sums, 4 and 5 rows of x, 6 and 7 columns of the panel.
-inline void configure(int rows) {
-  const int upper = rows < kTileRows ? rows : kTileRows;
-  const int lower = rows - upper > 0 ? rows - upper : 1;  // a tile has a row at least; nobody reads it then
+inline void configure() {
   TileConfig config;
-  for (int tile = 0; tile < 8; ++tile) config.row_bytes[tile] = 64;
-  config.rows[0] = config.rows[1] = config.rows[4] = static_cast<uint8_t>(upper);
-  config.rows[2] = config.rows[3] = config.rows[5] = static_cast<uint8_t>(lower);
-  config.rows[6] = config.rows[7] = kTileRows;
+  for (int tile = 0; tile < 8; ++tile) {
+    config.row_bytes[tile] = 64;
+    config.rows[tile] = kTileRows;
+  }
   settle_memory();
   _tile_loadconfig(&config);
 }
 
-// One step of 32 k. x and its stride in bytes; w is the first k-pair's first column.
+// One step of 32 k: x is [32 rows, 32], w the first k-pair's first column. kLower: more than 16 of the rows exist.
 template <bool kLower>
-[[gnu::always_inline]] inline void step(const char* x, int64_t x_stride, const char* w, int64_t w_stride) {
+[[gnu::always_inline]] inline void step(const char* x, const char* w, int64_t w_stride) {
   _tile_loadd(6, w, w_stride);
-  _tile_loadd(4, x, x_stride);
+  _tile_loadd(4, x, 64);
   _tile_dpbf16ps(0, 4, 6);
   _tile_loadd(7, w + kTileColumns * 4, w_stride);
   _tile_dpbf16ps(1, 4, 7);
   if constexpr (kLower) {
-    _tile_loadd(5, x + kTileRows * x_stride, x_stride);
+    _tile_loadd(5, x + kTileRows * 64, 64);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
   }
 }
 
-// The last k when there are fewer than 32: copied, with zeros behind them on both sides. What lies behind them in
-// memory is another row or panel, or nobody's.
+// The last k when there are fewer than 32: the panel's are copied, with zeros behind them. What lies behind them in
+// memory is another panel, or nobody's.
 template <bool kLower>
-inline void last_step(const char* x, int64_t x_stride, const char* w, int rows, int depth) {
-  alignas(64) char inputs[kGroupRows * 64];
+inline void last_step(const char* x, const char* w, int depth) {
   alignas(64) char columns[kTileRows * kGroupColumns * 4];
-  __builtin_memset(inputs, 0, sizeof(inputs));
   __builtin_memset(columns, 0, sizeof(columns));
-  for (int r = 0; r < rows; ++r) {
-    __builtin_memcpy(inputs + r * 64, x + r * x_stride, static_cast<size_t>(depth) * 2);
-  }
   for (int pair = 0; pair < (depth + 1) / 2; ++pair) {
     __builtin_memcpy(columns + pair * kGroupColumns * 4, w + pair * kPairBytes, kGroupColumns * 4);
   }
   settle_memory();
-  step<kLower>(inputs, 64, columns, kGroupColumns * 4);
+  step<kLower>(x, columns, kGroupColumns * 4);
   settle_memory();
 }
 
-// sums[r, 0 : 32] of up to 32 rows, a row of `sums` being kPanelWidth floats. Every sum runs over k in the same steps
+// sums[r, 0 : 32] of a group of rows, a row of `sums` being kPanelWidth floats. Every sum runs over k in the same steps
 // whatever the rows are.
 template <bool kLower>
-inline void multiply_group(const PanelJob& job, const char* x, const char* w, int rows, float* sums) {
-  const int64_t x_stride = job.x_stride * 2;
+inline void multiply_group(const char* x, const char* w, int64_t depth, float* sums) {
   _tile_zero(0);
   _tile_zero(1);
   if constexpr (kLower) {
@@ -90,10 +82,10 @@ inline void multiply_group(const PanelJob& job, const char* x, const char* w, in
     _tile_zero(3);
   }
   int64_t k = 0;
-  for (; k + kTileDepth <= job.depth; k += kTileDepth, x += 2 * kTileDepth, w += kTileRows * kPairBytes) {
-    step<kLower>(x, x_stride, w, kPairBytes);
+  for (; k + kTileDepth <= depth; k += kTileDepth, x += kTiledRows * 64, w += kTileRows * kPairBytes) {
+    step<kLower>(x, w, kPairBytes);
   }
-  if (k < job.depth) last_step<kLower>(x, x_stride, w, rows, static_cast<int>(job.depth - k));
+  if (k < depth) last_step<kLower>(x, w, static_cast<int>(depth - k));
   constexpr int kStride = kPanelWidth * static_cast<int>(sizeof(float));
   _tile_stored(0, sums, kStride);
   _tile_stored(1, sums + kTileColumns, kStride);
@@ -108,19 +100,18 @@ inline void multiply_group(const PanelJob& job, const char* x, const char* w, in
 
 void linear_bf16_amxbf16(const PanelJob& job);
 void linear_bf16_amxbf16(const PanelJob& job) {
-  alignas(64) float sums[kGroupRows * kPanelWidth];
+  alignas(64) float sums[kTiledRows * kPanelWidth];
   const auto* const x = static_cast<const char*>(job.x);
   const auto* const panel = static_cast<const char*>(job.panel);
-  int configured = 0;
-  for (int row = 0; row < job.rows; row += kGroupRows) {
-    const int rows = job.rows - row < kGroupRows ? job.rows - row : kGroupRows;
-    if (rows != configured) configure(configured = rows);
-    const char* const from = x + row * job.x_stride * 2;
+  configure();
+  for (int row = 0; row < job.rows; row += kTiledRows) {
+    const int rows = job.rows - row < kTiledRows ? job.rows - row : kTiledRows;
+    const char* const group = x + row * job.x_stride * 2;
     for (int c = 0; c < job.columns; c += kGroupColumns) {
       if (rows > kTileRows) {
-        multiply_group<true>(job, from, panel + c * 4, rows, sums + c);
+        multiply_group<true>(group, panel + c * 4, job.depth, sums + c);
       } else {
-        multiply_group<false>(job, from, panel + c * 4, rows, sums + c);
+        multiply_group<false>(group, panel + c * 4, job.depth, sums + c);
       }
     }
     for (int r = 0; r < rows; ++r) write_row<void>(job, row + r, sums + r * kPanelWidth);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstring>
 
 namespace pydllm::ops::cpu {
 namespace {
@@ -39,17 +40,49 @@ Tensor widened(const Tensor& x) {
   return out;
 }
 
+// linear_panel.h: bfloat16 [groups * kTiledRows, depth rounded up].
+Tensor tiled(ThreadPool& pool, const Tensor& x) {
+  const int64_t rows = x.size(0), depth = x.size(1);
+  const int64_t groups = blocks(rows, kTiledRows), steps = blocks(depth, kTiledDepth);
+  Tensor out = Tensor::empty({groups * kTiledRows, steps * kTiledDepth}, x.dtype());
+  const BFloat16* const from = x.data<BFloat16>();
+  BFloat16* const to = out.data<BFloat16>();
+  const auto tile = [=](int64_t group) {
+    for (int64_t r = 0; r < kTiledRows; ++r) {
+      BFloat16* place = to + (group * steps * kTiledRows + r) * kTiledDepth;
+      const int64_t row = group * kTiledRows + r;
+      for (int64_t k = 0; k < depth; k += kTiledDepth, place += kTiledRows * kTiledDepth) {
+        const int64_t count = row < rows ? std::min<int64_t>(kTiledDepth, depth - k) : 0;
+        if (count > 0) std::memcpy(place, from + row * depth + k, static_cast<size_t>(count) * sizeof(BFloat16));
+        std::memset(place + count, 0, static_cast<size_t>(kTiledDepth - count) * sizeof(BFloat16));
+      }
+    }
+  };
+  if (groups == 1) {
+    tile(0);
+  } else {
+    pool.run(groups, tile);
+  }
+  return out;
+}
+
+Tensor input_of(ThreadPool& pool, const LinearKernel& kernel, const Tensor& x) {
+  if (kernel.tiles_x) return tiled(pool, x);
+  return kernel.input == x.dtype() ? x : widened(x);
+}
+
 }  // namespace
 
 void linear(ThreadPool& pool, Isa isa, const Tensor& x, const PackedWeight& weight, Tensor& y, LinearMode mode) {
   const LinearKernel kernel = linear_kernel(isa, weight.dtype());
-  const Tensor input = kernel.input == x.dtype() ? x : widened(x);
-  const auto [rows, depth] = shape_of<2>(input, "x");
+  const Tensor input = input_of(pool, kernel, x);
+  const auto [rows, depth] = shape_of<2>(x, "x");
   const int64_t columns = weight.out_features();
   const Split split = split_for(rows, columns, pool.size(), kernel.tile_rows);
   const auto* const x_bytes = static_cast<const std::byte*>(input.raw());
   const auto* const panel_bytes = static_cast<const std::byte*>(weight.panels().raw());
-  const auto x_row_bytes = static_cast<int64_t>(size_of(input.dtype())) * depth;
+  const int64_t x_stride = input.size(1);
+  const auto x_row_bytes = static_cast<int64_t>(size_of(input.dtype())) * x_stride;
   const auto bytes_per_panel = static_cast<int64_t>(weight.nbytes()) / split.panels;
   const float* const bias = weight.bias().defined() ? weight.bias().data<float>() : nullptr;
   float* const out = y.data<float>();
@@ -59,7 +92,7 @@ void linear(ThreadPool& pool, Isa isa, const Tensor& x, const PackedWeight& weig
     const int64_t row = (kernel.panel_stays ? i % split.row_blocks : i / split.panels) * split.rows_per_block;
     const int64_t column = panel * kPanelWidth;
     kernel.run({.x = x_bytes + row * x_row_bytes,
-                .x_stride = depth,
+                .x_stride = x_stride,
                 .panel = panel_bytes + panel * bytes_per_panel,
                 .depth = depth,
                 .rows = static_cast<int>(std::min(split.rows_per_block, rows - row)),

@@ -15,7 +15,7 @@ struct Entry {
 // Of each weight type the best first.
 constexpr Entry kKernels[] = {
 #if defined(__x86_64__)
-    {DType::kBF16, {Isa::kAmxBf16, DType::kBF16, linear_bf16_amxbf16, 32, true}},
+    {DType::kBF16, {Isa::kAmxBf16, DType::kBF16, linear_bf16_amxbf16, kTiledRows, true, true}},
     {DType::kBF16, {Isa::kAvx512Bf16, DType::kBF16, linear_bf16_avx512bf16}},
     {DType::kBF16, {Isa::kAvx512, DType::kF32, linear_bf16_avx512}},
     {DType::kBF16, {Isa::kAvx2, DType::kF32, linear_bf16_avx2}},

@@ -15,6 +15,7 @@ struct LinearKernel {
   // Its rows are taken block by block for each panel, so that the panel stays in the cache; else panel by panel for
   // each block of rows. The first pays where reading the weights takes longer than the arithmetic.
   bool panel_stays = false;
+  bool tiles_x = false;  // PanelJob::x is tiled
 };
 
 // The best kernel for weights of this type on a machine that has `isa`. Throws InternalError on other dtypes.

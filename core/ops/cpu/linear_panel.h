@@ -16,9 +16,14 @@ constexpr int kPanelWidth = 64;
 constexpr int kRowBlock = 96;      // rows of x one job covers at most
 constexpr int kDepthBlock = 1024;  // k handled at a time; even
 
+// Tiled x, for kernels that want it: groups of 32 rows, a group [steps of k, 32 rows, 32 k], zeros behind the last row
+// and k. As it is, the rows of a tile lie in as many pages, and in the same cache set where a row is a multiple of 4
+// KiB.
+constexpr int kTiledRows = 32, kTiledDepth = 32;
+
 // y[r, c] = sum_k x[r, k] w[c, k] + bias[c] (+ y[r, c]) for the columns of one panel.
 struct PanelJob {
-  const void* x;  // [rows, depth], the kernel's input type
+  const void* x;  // [rows, depth], the kernel's input type; or tiled, a group's x_stride * kTiledRows apart
   int64_t x_stride;
   const void* panel;  // the kernel's weight type, 64-byte aligned
   int64_t depth;

@@ -57,6 +57,7 @@ def statistics(ended: Ended) -> dict[str, Any]:
         "nfe": stats.forward_passes,
         "steps": stats.denoise_steps,
         "blocks": stats.blocks,
+        "edited_tokens": stats.edited_tokens,
         "tokens_per_forward": shortest(stats.tokens_per_forward),
         "time_to_first_block": seconds(stats.time_to_first_block),
         "generation_time": seconds(stats.generation_time),
