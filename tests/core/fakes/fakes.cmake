@@ -9,7 +9,9 @@ function(pydllm_fake name source file)
   # The soname by which a loaded library is recognised; no unique symbols, which would keep it loaded for ever.
   target_link_options(fake_${name} PRIVATE -Wl,-soname,${file})
   target_compile_options(fake_${name} PRIVATE -fno-gnu-unique)
-  target_compile_definitions(fake_${name} PRIVATE ${ARGN})
+  if(ARGN)
+    target_compile_definitions(fake_${name} PRIVATE ${ARGN})
+  endif()
   add_dependencies(pydllm_tests fake_${name})
 endfunction()
 
@@ -18,6 +20,7 @@ pydllm_fake(other cublaslt libcublasLt.so.13 FAKE_VERSION=130002)
 pydllm_fake(old cublaslt libcublasLt.so.13 FAKE_VERSION=111103)
 pydllm_fake(new cublaslt libcublasLt.so.13 FAKE_VERSION=140000)
 pydllm_fake(lacking cublaslt libcublasLt.so.13 FAKE_VERSION=130002 FAKE_LACKS_MATMUL)
+pydllm_fake(driver cuda_driver libcuda.so.1)
 file(WRITE ${PYDLLM_FAKES}/text/libcublasLt.so.13 "A text that is as long as the header of a library, so that the loader looks at it: no.")
 
 # NVIDIA's own headers, where there are any: only tests/core/cublaslt_abi_test.cpp includes them.
