@@ -251,8 +251,8 @@ def test_wheel_folders_are_found_without_importing_them(tmp_path: Path, monkeypa
     imported = "nvidia" in sys.modules
     found = nvidia_wheels.library_folders()
     assert [Path(folder).relative_to(tmp_path).parts[1] for folder in found if folder.startswith(str(tmp_path))] == [
-        "cublas",
         "cu13",
+        "cublas",
     ]
     assert ("nvidia" in sys.modules) == imported
 
