@@ -5,6 +5,7 @@
 #include <array>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -83,9 +84,13 @@ uintptr_t checked_stream(const py::dict& interface, int version) {
 
 int checked_device(const py::object& device, const void* data) {
   if (!device.is_none()) {
-    const int index = PyLong_Check(device.ptr()) && !PyBool_Check(device.ptr()) ? py::cast<int>(device) : -1;
-    if (index < 0) throw py::value_error("device: expected None or the number of a CUDA device");
-    return index;
+    int overflow = 0;
+    const bool is_integer = PyLong_Check(device.ptr()) && !PyBool_Check(device.ptr());
+    const long index = is_integer ? PyLong_AsLongAndOverflow(device.ptr(), &overflow) : -1;
+    if (overflow != 0 || index < 0 || index > std::numeric_limits<int>::max()) {
+      throw py::value_error("device: expected None or the number of a CUDA device");
+    }
+    return static_cast<int>(index);
   }
   if (const std::optional<int> index = cuda_device_of(data)) return *index;
   throw py::value_error(

@@ -41,7 +41,9 @@ void check_stream(const py::object& stream, Device device) {
   if (!PyLong_Check(stream.ptr()) || PyBool_Check(stream.ptr())) {
     throw py::value_error(format(kExpected, "a ", Py_TYPE(stream.ptr())->tp_name));
   }
-  const auto value = py::cast<int64_t>(stream);
+  int overflow = 0;
+  const long long value = PyLong_AsLongLongAndOverflow(stream.ptr(), &overflow);
+  if (overflow != 0) throw py::value_error(format(kExpected, "a number that is no address"));
   if (value < -1 || value == 0) throw py::value_error(format(kExpected, value));
 }
 

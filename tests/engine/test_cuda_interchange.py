@@ -135,7 +135,7 @@ def test_every_stream_of_the_standard_is_accepted(stream: int | None) -> None:
     assert '"dltensor"' in repr(imported(np.zeros(2, np.float32)).__dlpack__(stream=stream))
 
 
-@pytest.mark.parametrize("stream", [0, -2, True, "1", 1.0])
+@pytest.mark.parametrize("stream", [0, -2, 2**70, True, "1", 1.0])
 def test_no_other_stream_is(stream: object) -> None:
     with pytest.raises(ValueError, match="stream: expected None, -1, 1") as caught:
         imported(np.zeros(2, np.float32)).__dlpack__(stream=stream)
@@ -264,7 +264,7 @@ def test_the_device_is_a_number_or_known_to_the_driver(no_driver: None) -> None:
     array = Array(np.zeros(3, np.float32))
     with pytest.raises(ValueError, match="device: expected the number of a CUDA device: no CUDA driver"):
         _core.Tensor.from_cuda_array_interface(array)
-    for device in (-1, True, "0", 0.0):
+    for device in (-1, 2**31, 2**70, True, "0", 0.0):
         with pytest.raises(ValueError, match="device: expected None or the number"):
             _core.Tensor.from_cuda_array_interface(array, device=device)  # type: ignore[arg-type]
 
