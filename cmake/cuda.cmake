@@ -1,14 +1,12 @@
 # Optional CUDA support. Off where nvcc is absent; the extension links a static cudart, so it loads without a driver.
 # EMULATED, for tests: the kernels are compiled by the host compiler and run on the CPU (core/ops/cuda/emulation.h).
 file(GLOB PYDLLM_CUDA_OPS CONFIGURE_DEPENDS core/ops/cuda/*.cu)
-file(GLOB PYDLLM_CUDA_BACKEND CONFIGURE_DEPENDS core/ops/cuda/*.cpp)
-list(FILTER PYDLLM_CUDA_BACKEND EXCLUDE REGEX "/emulated_[a-z_]+\\.cpp$")
 
 set(PYDLLM_HAS_CUDA OFF)
 if(PYDLLM_CUDA STREQUAL "EMULATED")
   list(FILTER PYDLLM_CUDA_OPS EXCLUDE REGEX "/launch\\.cu$")
   set_source_files_properties(${PYDLLM_CUDA_OPS} PROPERTIES LANGUAGE CXX)
-  target_sources(pydllm_core PRIVATE ${PYDLLM_CUDA_OPS} ${PYDLLM_CUDA_BACKEND} core/ops/cuda/emulated_runtime.cpp)
+  target_sources(pydllm_core PRIVATE ${PYDLLM_CUDA_OPS} core/ops/cuda/backend.cpp core/ops/cuda/emulated_runtime.cpp)
   target_compile_definitions(pydllm_core PUBLIC PYDLLM_HAS_CUDA PYDLLM_CUDA_EMULATED)
   return()
 elseif(NOT PYDLLM_CUDA STREQUAL "OFF")
@@ -35,7 +33,7 @@ find_package(CUDAToolkit REQUIRED)
 set_target_properties(pydllm_core PROPERTIES CUDA_ARCHITECTURES "${CMAKE_CUDA_ARCHITECTURES}")
 target_compile_definitions(pydllm_core PUBLIC PYDLLM_HAS_CUDA)
 target_link_libraries(pydllm_core PUBLIC CUDA::cudart_static)
-target_sources(pydllm_core PRIVATE ${PYDLLM_CUDA_BACKEND})
+target_sources(pydllm_core PRIVATE core/ops/cuda/backend.cpp)
 
 # What nvcc compiles, as C++20 (CMake 3.25 knows no such flag for nvcc 13), without warnings.
 # --expt-relaxed-constexpr: kernels call the constexpr functions that they share with the host.

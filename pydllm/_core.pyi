@@ -1,4 +1,5 @@
-"""The C++ core (core/bind). Blocking calls release the GIL; no Python object is stored on the C++ side."""
+"""The C++ core (core/bind). Blocking calls release the GIL; of Python objects the C++ side keeps only the
+producers of imported tensors."""
 
 # ruff: noqa: N818 - the names of core/base/errors.h; pydllm.errors has the public ones
 
@@ -18,7 +19,8 @@ class DeviceLost(CoreError): ...
 class InternalError(CoreError): ...
 
 class Tensor:
-    """A contiguous row-major tensor that speaks DLPack (torch.from_dlpack, numpy.from_dlpack)."""
+    """A contiguous row-major tensor that speaks DLPack (torch.from_dlpack, numpy.from_dlpack) and, on a GPU,
+    __cuda_array_interface__ (cupy.asarray, torch.as_tensor). An exported tensor is complete: no stream has to wait."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -28,10 +30,20 @@ class Tensor:
     def device(self) -> str: ...
     @staticmethod
     def from_dlpack(producer: object) -> Tensor:
-        """A view of another framework's CPU tensor, which lives as long as any view.
+        """A view of another framework's CPU or CUDA tensor, which lives as long as any view.
 
-        ValueError for non-contiguous, misaligned, foreign-device or unknown-dtype ones.
+        Waits until a CUDA tensor is complete. ValueError for non-contiguous, misaligned, foreign-device or
+        unknown-dtype ones.
         """
+    @staticmethod
+    def from_cuda_array_interface(producer: object, *, device: int | None = None) -> Tensor:
+        """The same through __cuda_array_interface__ (versions 2 and 3), which has no bfloat16 and no device.
+
+        device: the number of the CUDA device; None asks the driver whose memory it is.
+        """
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Version 3. AttributeError for a CPU tensor and for bfloat16."""
     def __dlpack__(
         self,
         *,
@@ -311,6 +323,10 @@ def check_params(algorithm: str, params: Mapping[str, bool | int | float | str])
     """
 
 def architectures() -> list[ArchitectureInfo]: ...
-def build_info() -> dict[str, Any]:
+def build_info(*, wheel_folders: Sequence[str] = ()) -> dict[str, Any]:
     """compiler, build_type, cpu ("amxbf16" ... per dtype), usable_cores, cuda: {"built": bool, "runtime": str,
-    "devices": [{"name", "compute_capability", "memory_bytes"}], "error": str}."""
+    "driver": str (the newest CUDA that it supports), "devices": [{"name", "compute_capability", "memory_bytes",
+    "free_bytes"}], "error": str, "problems": [sentence], "cublaslt": {"version", "place", "path", "error"}}.
+
+    wheel_folders: where libraries of NVIDIA's wheels lie (pydllm.nvidia_wheels).
+    """

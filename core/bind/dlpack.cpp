@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "bind/tensor.h"
+#include "tensor/cuda_driver.h"
 
 namespace pydllm::bind {
 namespace {
@@ -72,7 +73,7 @@ std::unique_ptr<Exported<Managed>> make_exported(const Tensor& tensor) {
   out->managed.manager_ctx = out.get();
   out->managed.deleter = [](Managed* self) { delete static_cast<Exported<Managed>*>(self->manager_ctx); };
   out->managed.dl_tensor = {.data = tensor.raw(),
-                            .device = {kDLCPU, 0},
+                            .device = {static_cast<DLDeviceType>(tensor.device().type), tensor.device().index},
                             .ndim = tensor.rank(),
                             .dtype = code_of(tensor.dtype()),
                             .shape = out->shape.data(),
@@ -91,10 +92,6 @@ py::capsule wrap(std::unique_ptr<Exported<Managed>> exported) {
 
 // --- import ---
 
-[[noreturn]] void refuse_producer(const std::string& why) {
-  throw py::value_error("producer: " + why);
-}
-
 DType known_dtype(DLDataType code) {
   for (const TypeRow& row : kTypes) {
     if (row.code.code == code.code && row.code.bits == code.bits && code.lanes == 1) return row.dtype;
@@ -103,39 +100,22 @@ DType known_dtype(DLDataType code) {
                          static_cast<int>(code.code), " with ", static_cast<int>(code.bits), " bits"));
 }
 
-std::vector<int64_t> checked_shape(const DLTensor& foreign, DType dtype) {
-  if (foreign.ndim < 0 || (foreign.ndim > 0 && !foreign.shape)) refuse_producer("expected a shape");
-  std::vector<int64_t> shape(foreign.shape, foreign.shape + foreign.ndim);
-  int64_t bytes = static_cast<int64_t>(size_of(dtype));
-  for (const int64_t extent : shape) {
-    if (extent < 0 || __builtin_mul_overflow(bytes, extent, &bytes)) refuse_producer("the shape overflows");
-  }
-  return shape;
-}
-
-void check_contiguous(const DLTensor& foreign, const std::vector<int64_t>& shape) {
-  if (!foreign.strides) return;
-  int64_t expected = 1;
-  for (size_t axis = shape.size(); axis-- > 0;) {
-    if (shape[axis] == 0) return;
-    if (shape[axis] != 1 && foreign.strides[axis] != expected) {
-      refuse_producer("expected a contiguous row-major tensor, got strides that are not");
-    }
-    expected *= shape[axis];
-  }
+Device known_device(int type, int index) {
+  if (type == kDLCPU) return {};
+  if (type == kDLCUDA && index >= 0) return {DeviceType::kCuda, index};
+  refuse_producer(format("expected a CPU or CUDA tensor, got DLPack device type ", type, ", device ", index));
 }
 
 Tensor view_of(const DLTensor& foreign, const std::shared_ptr<const void>& owner) {
-  if (foreign.device.device_type != kDLCPU) {
-    refuse_producer(
-        format("expected a CPU tensor, got DLPack device type ", static_cast<int>(foreign.device.device_type)));
-  }
+  const Device device = known_device(foreign.device.device_type, foreign.device.device_id);
   const DType dtype = known_dtype(foreign.dtype);
-  std::vector<int64_t> shape = checked_shape(foreign, dtype);
-  check_contiguous(foreign, shape);
+  if (foreign.ndim < 0 || (foreign.ndim > 0 && !foreign.shape)) refuse_producer("expected a shape");
+  std::vector<int64_t> shape(foreign.shape, foreign.shape + foreign.ndim);
+  check_shape(shape, dtype);
+  if (foreign.strides) check_strides(shape, foreign.strides, 1);
   auto* data = static_cast<char*>(foreign.data) + foreign.byte_offset;
-  if (reinterpret_cast<uintptr_t>(data) % size_of(dtype) != 0) refuse_producer("the data are not aligned to the dtype");
-  return Tensor::borrow(data, std::move(shape), dtype, {}, owner);
+  check_address(data, dtype);
+  return Tensor::borrow(data, std::move(shape), dtype, device, owner);
 }
 
 template <class Managed>
@@ -163,43 +143,62 @@ void free_foreign(Managed* managed) {
 }
 
 template <class Managed>
-PyTensor take(const py::object& capsule) {
+PyTensor take(const py::object& capsule, Device announced) {
   auto* managed = static_cast<Managed*>(PyCapsule_GetPointer(capsule.ptr(), kCapsule<Managed>));
   check_version(*managed);
   const Tensor checked = view_of(managed->dl_tensor, nullptr);
+  if (checked.device() != announced) {
+    refuse_producer(
+        format("__dlpack_device__ says ", name_of(announced), ", the capsule says ", name_of(checked.device())));
+  }
   if (PyCapsule_SetName(capsule.ptr(), kUsedCapsule<Managed>) != 0) throw py::error_already_set();
   const std::shared_ptr<const void> owner(managed, [managed](const void*) { free_foreign(managed); });
-  return {Tensor::borrow(checked.raw(), checked.shape(), checked.dtype(), {}, owner), is_read_only(*managed)};
+  return {Tensor::borrow(checked.raw(), checked.shape(), checked.dtype(), checked.device(), owner),
+          is_read_only(*managed)};
 }
 
-void check_device(py::handle producer) {
+Device device_of(py::handle producer) {
   if (!py::hasattr(producer, "__dlpack__") || !py::hasattr(producer, "__dlpack_device__")) {
     refuse_producer("expected an object with __dlpack__ and __dlpack_device__");
   }
-  const int type = py::cast<int>(py::tuple(producer.attr("__dlpack_device__")())[0]);
-  if (type != kDLCPU) refuse_producer(format("expected a CPU tensor, got DLPack device type ", type));
+  const auto pair = py::tuple(producer.attr("__dlpack_device__")());
+  if (pair.size() != 2) refuse_producer("__dlpack_device__: expected a pair of integers");
+  return known_device(py::cast<int>(pair[0]), py::cast<int>(pair[1]));
 }
 
-// Producers older than DLPack 1.0 do not know max_version.
-py::object ask_for_capsule(py::handle producer) {
+// Of a CUDA tensor the producer is asked to make the values ready on the legacy default stream, which is then waited
+// for. Producers older than DLPack 1.0 do not know max_version.
+py::object ask_for_capsule(py::handle producer, Device device) {
+  py::dict arguments;
+  if (device.type == DeviceType::kCuda) arguments["stream"] = kLegacyDefaultStream;
+  py::dict versioned = arguments.attr("copy")();
+  versioned["max_version"] = py::make_tuple(kDLPackMajor, kDLPackMinor);
   try {
-    return producer.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(kDLPackMajor, kDLPackMinor));
+    return producer.attr("__dlpack__")(**versioned);
   } catch (const py::error_already_set& error) {
     if (!error.matches(PyExc_TypeError)) throw;
   }
-  return producer.attr("__dlpack__")();
+  return producer.attr("__dlpack__")(**arguments);
+}
+
+PyTensor take_any(const py::object& capsule, Device announced) {
+  if (PyCapsule_IsValid(capsule.ptr(), kCapsule<DLManagedTensorVersioned>)) {
+    return take<DLManagedTensorVersioned>(capsule, announced);
+  }
+  if (PyCapsule_IsValid(capsule.ptr(), kCapsule<DLManagedTensor>)) return take<DLManagedTensor>(capsule, announced);
+  refuse_producer("__dlpack__ returned no DLPack capsule");
 }
 
 }  // namespace
 
 PyTensor import_dlpack(py::handle producer) {
-  check_device(producer);
-  const py::object capsule = ask_for_capsule(producer);
-  if (PyCapsule_IsValid(capsule.ptr(), kCapsule<DLManagedTensorVersioned>)) {
-    return take<DLManagedTensorVersioned>(capsule);
+  const Device device = device_of(producer);
+  PyTensor tensor = take_any(ask_for_capsule(producer, device), device);
+  if (device.type == DeviceType::kCuda) {
+    const py::gil_scoped_release release;
+    wait_for_cuda_stream(device.index, kLegacyDefaultStream);
   }
-  if (PyCapsule_IsValid(capsule.ptr(), kCapsule<DLManagedTensor>)) return take<DLManagedTensor>(capsule);
-  refuse_producer("__dlpack__ returned no DLPack capsule");
+  return tensor;
 }
 
 py::capsule export_dlpack(const PyTensor& tensor, bool versioned, bool is_copy) {

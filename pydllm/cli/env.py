@@ -7,6 +7,7 @@ import platform
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from pydllm import nvidia_wheels
 from pydllm._version import __version__
 from pydllm.cli.console import FAILED, OK, fail
 
@@ -39,7 +40,8 @@ def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001
         from pydllm import _core
     except ImportError as error:
         return fail("env", f"the extension pydllm._core cannot be loaded: {error}", FAILED)
-    for name, value in _build(_core.build_info()):
+    info = _core.build_info(wheel_folders=nvidia_wheels.library_folders())
+    for name, value in (*_build(info), *cuda_lines(info["cuda"])):
         print(f"{name:24} {value}")
     return OK
 
@@ -73,10 +75,28 @@ def _memory() -> Iterator[tuple[str, str]]:
         yield label, f"{int(entries[key].split()[0]) / 2**20:.1f} GiB"
 
 
-def _build(info: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+def _build(info: dict[str, Any]) -> Iterator[tuple[str, object]]:
     for key, value in info.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _build(value, f"{name}.")
-        else:
-            yield name, value
+        if key == "cpu":
+            yield from ((f"cpu.{dtype}", isa) for dtype, isa in value.items())
+        elif key != "cuda":
+            yield key, value
+
+
+def cuda_lines(cuda: dict[str, Any]) -> Iterator[tuple[str, object]]:
+    """One fact or problem per line of `_core.build_info()["cuda"]`; memory in GiB."""
+    yield "cuda.built", cuda["built"]
+    if cuda["built"]:
+        yield "cuda.runtime", cuda["runtime"]
+        yield "cuda.driver", f"for CUDA {cuda['driver']}" if cuda["driver"] else "none"
+    for index, device in enumerate(cuda["devices"]):
+        yield f"cuda:{index}", _device(device)
+    library = cuda["cublaslt"]
+    yield "cuda.cublaslt", library["error"] or f"{library['version']} ({library['place']}: {library['path']})"
+    for problem in cuda["problems"]:
+        yield "cuda.problem", problem
+
+
+def _device(device: dict[str, Any]) -> str:
+    total, free = (f"{device[key] / 2**30:.1f} GiB" for key in ("memory_bytes", "free_bytes"))
+    return f"{device['name']}, compute capability {device['compute_capability']}, {total}, {free} free"

@@ -344,8 +344,22 @@ def test_build_info_is_complete() -> None:
     assert set(info["cpu"]) == {"float32", "bfloat16", "float16"}
     assert set(info["cpu"].values()) <= {"amxbf16", "avx512bf16", "avx512", "avx2", "scalar"}
     assert info["usable_cores"] >= 1
-    assert set(info["cuda"]) == {"built", "runtime", "devices", "error"}
-    assert bool(info["cuda"]["devices"]) != bool(info["cuda"]["error"])
+    cuda = info["cuda"]
+    assert set(cuda) == {"built", "runtime", "driver", "devices", "error", "problems", "cublaslt"}
+    assert bool(cuda["devices"]) != bool(cuda["error"])
+    assert cuda["devices"] or cuda["problems"]
+    assert all("\n" not in problem for problem in cuda["problems"])
+    assert set(cuda["cublaslt"]) == {"version", "place", "path", "error"}
+    assert bool(cuda["cublaslt"]["path"]) != bool(cuda["cublaslt"]["error"])
+
+
+def test_cublaslt_is_looked_for_in_the_wheel_folders(tmp_path: Path) -> None:
+    (tmp_path / "libcublasLt.so.13").write_bytes(b"\x7fELF" + bytes(100))
+    library = _core.build_info(wheel_folders=[str(tmp_path)])["cuda"]["cublaslt"]
+    if library["path"]:
+        pytest.skip(f"this machine has a cuBLASLt of its own: {library['place']}")
+    assert f"wheel {tmp_path}: {tmp_path}/libcublasLt.so.13: " in library["error"]
+    assert library["error"].endswith("run: pip install nvidia-cublas")
 
 
 def test_every_error_is_a_core_error_with_a_field() -> None:

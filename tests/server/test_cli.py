@@ -9,6 +9,7 @@ import socket
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -22,7 +23,6 @@ from pydllm.cli.options import Option, UsageError, resolve, switch, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 OPTIONS = [Option("page_size", "", whole(1), 32), Option("allow_unused_tensors", "", switch, False)]
 
@@ -206,8 +206,55 @@ def test_version_and_env() -> None:
 
     assert run("version").stdout.decode().strip() == __version__
     out = run("env").stdout.decode()
-    for fact in ("cores usable", "memory available", "cpu.float32", "cuda.built", "grpcio"):
+    for fact in ("cores usable", "memory available", "cpu.float32", "cuda.built", "cuda.cublaslt", "grpcio"):
         assert fact in out
+
+
+CUDA: dict[str, Any] = {
+    "built": True,
+    "runtime": "13.0",
+    "driver": "13.1",
+    "devices": [
+        {"name": "NVIDIA H200", "compute_capability": "9.0", "memory_bytes": 140 * 2**30, "free_bytes": 139 * 2**30}
+    ],
+    "error": "",
+    "problems": [],
+    "cublaslt": {"version": "13.0.2", "place": "wheel", "path": "/lib/libcublasLt.so.13", "error": ""},
+}
+
+
+def test_env_tells_of_cuda_in_one_line_each() -> None:
+    from pydllm.cli.env import cuda_lines
+
+    assert list(cuda_lines(CUDA)) == [
+        ("cuda.built", True),
+        ("cuda.runtime", "13.0"),
+        ("cuda.driver", "for CUDA 13.1"),
+        ("cuda:0", "NVIDIA H200, compute capability 9.0, 140.0 GiB, 139.0 GiB free"),
+        ("cuda.cublaslt", "13.0.2 (wheel: /lib/libcublasLt.so.13)"),
+    ]
+    without = {**CUDA, "driver": "", "devices": [], "problems": ["no driver"], "cublaslt": {"error": "not found"}}
+    assert list(cuda_lines(without))[2:] == [
+        ("cuda.driver", "none"),
+        ("cuda.cublaslt", "not found"),
+        ("cuda.problem", "no driver"),
+    ]
+
+
+def test_wheel_folders_are_found_without_importing_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pydllm import nvidia_wheels
+
+    for library in ("nvidia/cu13/lib/libcublasLt.so.13", "nvidia/cublas/lib/libcublasLt.so.12", "nvidia/other/lib/x"):
+        (tmp_path / library).parent.mkdir(parents=True)
+        (tmp_path / library).touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    imported = "nvidia" in sys.modules
+    found = nvidia_wheels.library_folders()
+    assert [Path(folder).relative_to(tmp_path).parts[1] for folder in found if folder.startswith(str(tmp_path))] == [
+        "cu13",
+        "cublas",
+    ]
+    assert ("nvidia" in sys.modules) == imported
 
 
 @pytest.fixture

@@ -9,14 +9,25 @@ std::string version_string(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
-// One device, or the reason why it cannot be described.
-cudaError_t append_device(int index, CudaInfo& info) {
-  cudaDeviceProp properties;
-  const cudaError_t status = cudaGetDeviceProperties(&properties, index);
-  if (status == cudaSuccess) {
-    info.devices.push_back({properties.name, properties.major, properties.minor, properties.totalGlobalMem});
-  }
+// The free memory is that of the current device.
+cudaError_t ask_free_memory(int index, CudaInfo::Device& device) {
+  size_t free_bytes = 0, total_bytes = 0;
+  cudaError_t status = cudaSetDevice(index);
+  if (status == cudaSuccess) status = cudaMemGetInfo(&free_bytes, &total_bytes);
+  device.free_bytes = free_bytes;
   return status;
+}
+
+CudaInfo::Device describe(int index) {
+  CudaInfo::Device device;
+  cudaDeviceProp properties;
+  cudaError_t status = cudaGetDeviceProperties(&properties, index);
+  if (status == cudaSuccess) {
+    device = {properties.name, properties.major, properties.minor, properties.totalGlobalMem, 0, ""};
+    status = ask_free_memory(index, device);
+  }
+  if (status != cudaSuccess) device.error = cudaGetErrorString(status);
+  return device;
 }
 
 }  // namespace
@@ -26,10 +37,19 @@ CudaInfo cuda_info() {
   info.built = true;
   int version = 0;
   if (cudaRuntimeGetVersion(&version) == cudaSuccess) info.runtime_version = version_string(version);
+  // 0 where there is no driver
+  if (cudaDriverGetVersion(&version) == cudaSuccess && version > 0) info.driver_version = version_string(version);
   int count = 0;
-  cudaError_t status = cudaGetDeviceCount(&count);
-  for (int index = 0; status == cudaSuccess && index < count; ++index) status = append_device(index, info);
-  if (status != cudaSuccess) info.error = cudaGetErrorString(status);
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) {
+    info.error = cudaGetErrorString(status);
+    return info;
+  }
+  if (count == 0) info.error = "the driver knows no device";
+  int before = 0;
+  if (count > 0) cudaGetDevice(&before);
+  for (int index = 0; index < count; ++index) info.devices.push_back(describe(index));
+  if (count > 0) cudaSetDevice(before);
   return info;
 }
 
