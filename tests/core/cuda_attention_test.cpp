@@ -1,6 +1,7 @@
 // The emulated attention kernels against the CPU op.
 #include <algorithm>
 #include <numeric>
+#include <type_traits>
 
 #include "cache/kv_cache.h"
 #include "cuda_testing.h"

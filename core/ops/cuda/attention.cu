@@ -76,11 +76,23 @@ __device__ inline void store(const AttentionArgs& args, int64_t index, float x) 
   if (args.out_dtype == DType::kF16) static_cast<Float16*>(args.out)[index] = narrow<Float16>(x);
 }
 
+// What one load takes from an address that is a multiple of 16 bytes.
+template <class T>
+struct alignas(16) Chunk {
+  static constexpr int kSize = 16 / sizeof(T);
+  T v[kSize];
+};
+
+template <class T>
+__device__ Chunk<T> chunk_at(const T* p) {
+  return *reinterpret_cast<const Chunk<T>*>(p);
+}
+
 // Keys and values of one step. Rows are 16 bytes longer than they need to be, so that those read together lie in
 // different banks.
 template <class T, int Dim, int Keys>
 struct KeyStep {
-  static constexpr int kChunk = 16 / sizeof(T), kStride = Dim + kChunk;
+  static constexpr int kStride = Dim + Chunk<T>::kSize;
   T keys[Keys][kStride];
   T values[Keys][kStride];
 };
@@ -88,7 +100,7 @@ struct KeyStep {
 // Starts to copy positions [first, first + Keys), zeros from the end of the tile's keys on.
 template <class T, int Dim, int Keys>
 __device__ void fetch(const AttentionArgs& args, const AttentionTile& tile, int first, KeyStep<T, Dim, Keys>& to) {
-  constexpr int kChunk = KeyStep<T, Dim, Keys>::kChunk, kRowChunks = Dim / kChunk;
+  constexpr int kChunk = Chunk<T>::kSize, kRowChunks = Dim / kChunk;
   for (int i = static_cast<int>(threadIdx.x); i < Keys * kRowChunks; i += static_cast<int>(blockDim.x)) {
     const int key = i / kRowChunks, d = i % kRowChunks * kChunk;
     const bool inside = first + key < tile.key_end;
@@ -103,14 +115,6 @@ __device__ void fetch(const AttentionArgs& args, const AttentionTile& tile, int 
 // itself would be NaN.
 __device__ inline float base_of(float max) {
   return max == -INFINITY ? 0.0f : max;
-}
-
-struct alignas(16) Four {
-  float v[4];
-};
-
-__device__ inline const Four& four(const float* p) {
-  return *reinterpret_cast<const Four*>(p);
 }
 
 template <int Dim>
@@ -144,7 +148,7 @@ __global__ void __launch_bounds__(32 * kFfmaWarps) attention_ffma_kernel(Attenti
     if (count <= 0) continue;  // the whole warp; it still helps with the copies
     float score = 0;
     for (int d = 0; d < Dim; d += 4) {
-      const Four q = four(&shared.q[warp][d]), key = four(&step.keys[lane % kKeys][d]);
+      const Chunk<float> q = chunk_at(&shared.q[warp][d]), key = chunk_at(&step.keys[lane % kKeys][d]);
       PYDLLM_UNROLL
       for (int e = 0; e < 4; ++e) score = fmaf(q.v[e], key.v[e], score);
     }
@@ -298,9 +302,11 @@ __device__ void add_non_finite(MmaRows<Dim>& rows, const typename MmaShared<Dim>
 // Whether the values of keys [begin, end) of the step are finite; all lanes of a warp ask together.
 template <int Dim>
 __device__ bool all_finite(const typename MmaShared<Dim>::Step& step, int begin, int end, int lane) {
+  constexpr int kChunk = Chunk<BFloat16>::kSize, kRowChunks = Dim / kChunk;
   float found = 0;
-  for (int i = begin * Dim + lane; i < end * Dim; i += 32) {
-    if (!is_finite(step.values[i / Dim][i % Dim].bits)) found = 1;
+  for (int i = begin * kRowChunks + lane; i < end * kRowChunks; i += 32) {
+    const Chunk<BFloat16> values = chunk_at(&step.values[i / kRowChunks][i % kRowChunks * kChunk]);
+    for (const BFloat16 value : values.v) found = is_finite(value.bits) ? found : 1;
   }
   return warp_max(found) == 0;
 }

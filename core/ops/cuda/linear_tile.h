@@ -21,14 +21,15 @@ struct LinearTile {
   static constexpr int kRows = Rows, kColumns = Columns;
   static constexpr int kSlices = 4, kDepth = 16 * kSlices;
   static constexpr int kThreads = 32 * kSlices * (Columns / 32);
-  // 55 to 74 KB, so that two blocks of every tile fit on a multiprocessor of sm_80 (164 KB).
-  static constexpr int kStages = 8 - (Rows + Columns) / 32;
 
   // Rows of 144 bytes: 16-byte copies stay aligned and a fragment's rows lie in different banks.
   struct Stage {
     BFloat16 x[Rows][kDepth + 8];
     BFloat16 weight[Columns][kDepth + 8];
   };
+  // As many as leave room for two blocks on a multiprocessor of sm_80 (164 KB): the more bytes are on their way, the
+  // less a block that has few rows waits for its part of the weight.
+  static constexpr int kStages = (72 << 10) / sizeof(Stage);
   struct Sums {
     float slice[kSlices][Rows][Columns + 8];
 
