@@ -206,6 +206,27 @@ TEST(CudaAttention, PartsOfTheKeysAreJoined) {
   expect_like_the_cpu<BFloat16>({1, 1, 16, 8}, {{90, 150, 1, 3}, {70, 140, 32}});
 }
 
+// LLaDA-8B (32 heads) and Dream-7B (28 heads, 4 K/V heads): a block of 32 queries over 432 keys, and 400 at once.
+TEST(CudaAttention, FewTilesAreCutIntoAboutABlockForEachMultiprocessor) {
+  const auto tiles = [](int32_t queries, int32_t keys, int32_t group, int32_t kv_heads) {
+    const ops::cuda::AttentionSequence sequence{.query_length = queries, .kv_length = keys};
+    return ops::cuda::attention_tiles({&sequence, 1}, group, kv_heads, DType::kBF16);
+  };
+  const auto llada = tiles(32, 432, 1, 32), dream = tiles(32, 432, 7, 4), whole = tiles(400, 400, 1, 32);
+  ASSERT_EQ(llada.size(), 4U);
+  for (int32_t part = 0; part < 4; ++part) {
+    const auto& tile = llada[static_cast<size_t>(part)];
+    EXPECT_EQ(tile.parts, 4);
+    EXPECT_EQ(tile.key_begin, 128 * part);
+    EXPECT_EQ(tile.key_end, std::min(432, 128 * part + 128));
+    EXPECT_EQ(tile.partial_begin, 32 * part);
+  }
+  EXPECT_EQ(ops::cuda::attention_workspace(llada, 1, 32, 128), 4 * 32 * 32 * 132);
+  EXPECT_EQ(dream.size(), 4U * 7);
+  EXPECT_EQ(whole.size(), 7U);
+  EXPECT_EQ(ops::cuda::attention_workspace(whole, 1, 32, 128), 0);
+}
+
 // Alone, in a batch and in other pages; and without parts as full attention over the keys that the query sees.
 template <class T>
 void expect_the_same_bits() {
