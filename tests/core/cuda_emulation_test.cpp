@@ -73,6 +73,12 @@ TEST(CudaEmulation, WritesOutsideOfABufferAreErrors) {
 }
 #endif
 
+TEST(CudaEmulation, CopiesOfMisalignedChunksAreErrors) {
+  const auto copy = [](float* x) { ops::cuda::copy_async(shared_memory<float>(), x + 1, 16); };
+  const std::string from = failure_of(copy, 16);
+  EXPECT_NE(from.find("an address that is not a multiple of 16 bytes"), std::string::npos) << from;
+}
+
 TEST(CudaEmulation, ShufflesExchangeWithinAWarp) {
   Buffer<float> x("x", 2 * kThreads);
   launch(
@@ -87,6 +93,12 @@ TEST(CudaEmulation, ShufflesExchangeWithinAWarp) {
     EXPECT_EQ(x[2 * i], static_cast<float>(i ^ 5));
     EXPECT_EQ(x[2 * i + 1], static_cast<float>(i / 32 * 32 + 3));
   }
+}
+
+TEST(CudaEmulation, ALaunchThatSomeGpuHasNoSharedMemoryForIsAnInternalError) {
+  EXPECT_INTERNAL_ERROR(launch(
+                            "large", +[] {}, {1, 1, 1}, 32, (99 << 10) + 1, nullptr),
+                        "large: expected at most 101376 bytes of shared memory, got 101377");
 }
 
 TEST(CudaEmulation, ALaunchOfPartWarpsOrNoBlocksIsAnInternalError) {

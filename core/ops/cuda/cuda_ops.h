@@ -67,7 +67,7 @@ void row_stats(const float* logits, int64_t rows, int64_t vocab, const RowSampli
 void check_row_sampling(std::span<const RowSampling> sampling);
 
 // y float32 [rows, out_features] = (accumulate: y +) x W^T + bias, float32 sums: the hand-written fallback for every
-// size.
+// size. A row's bits depend on that row, the weight and in_features only.
 //   x, weight  bfloat16 and bfloat16 (tensor cores), float32 and float32, float32 and float16: [rows, in_features] and
 //              [out_features, in_features], aligned to 16 bytes
 //   bias       float32 [out_features] or null
@@ -86,26 +86,47 @@ struct AttentionSequence {
   int32_t block_length = 0;
 };
 
-// Queries of one sequence that see the same keys [0, visible): what a block of the kernel computes for one K/V head.
+// The query at `position` sees the keys [0, visible_keys). The one place that knows the mask; it never falls from one
+// position to the next.
+constexpr int32_t visible_keys(int32_t position, int32_t block_length, int32_t kv_length) {
+  if (block_length == 0) return kv_length;
+  const int64_t block_end = (int64_t{position} / block_length + 1) * block_length;
+  return static_cast<int32_t>(block_end < kv_length ? block_end : kv_length);
+}
+
+// Queries of one sequence and the keys [key_begin, key_end) of those that the last of them sees: what a block of the
+// kernel computes for one K/V head. The tiles of a query's parts follow one another in rising order of the keys.
 struct AttentionTile {
   int32_t query_begin = 0;
   int32_t query_count = 0;
-  int32_t visible = 0;
+  int32_t query_position = 0;
+  int32_t block_length = 0;
+  int32_t kv_length = 0;
   int32_t pages_begin = 0;
+  int32_t key_begin = 0;
+  int32_t key_end = 0;
+  int32_t parts = 1;          // into which the keys of these queries are cut
+  int32_t partial_begin = 0;  // parts > 1: rows (queries x heads of a group) of the workspace before this tile's
 };
 
-// In host memory. `group` query heads share a K/V head; `dtype` is that of the pages. A tile never crosses a block's
-// end, so that no query's arithmetic meets a key that it does not see.
-std::vector<AttentionTile> attention_tiles(std::span<const AttentionSequence> sequences, int32_t group, DType dtype);
+// In host memory. `group` query heads share one of kv_heads K/V heads; `dtype` is that of the pages. A sequence with
+// few tiles has its keys cut into parts, so that a large GPU has a block for each multiprocessor. Parts follow from
+// the sequence's own sizes, group, kv_heads and dtype: what else is in the batch changes no bit.
+std::vector<AttentionTile> attention_tiles(std::span<const AttentionSequence> sequences, int32_t group,
+                                           int32_t kv_heads, DType dtype);
+
+// Floats that `attention` needs as a workspace for these tiles: 0 where no tile is a part.
+int64_t attention_workspace(std::span<const AttentionTile> tiles, int32_t group, int32_t kv_heads, int64_t head_dim);
 
 // q float32 [tokens, q_width], head h at column query_column + h * head_dim; keys, values float32 | bfloat16
-// [pages, kv_heads, page_size, head_dim]; tiles [tile_count]; pages int32, the page tables one after another;
-// out float32 | bfloat16 | float16 [tokens, query_heads * head_dim]. The new block's K/V are in the pages already
-// (store_kv). head_dim is 16, 32, 64, 128 or 256, else Unsupported("head_dim").
+// [pages, kv_heads, page_size, head_dim], aligned to 16 bytes; tiles [tile_count]; pages int32, the page tables one
+// after another; workspace float32 [attention_workspace], null when that is 0; out float32 | bfloat16 | float16
+// [tokens, query_heads * head_dim]. The new block's K/V are in the pages already (store_kv). head_dim is 16, 32, 64,
+// 128 or 256, else Unsupported("head_dim"). A key that a query does not see does not reach it, whatever it holds.
 template <class T, class Out>
 void attention(const float* q, int64_t q_width, int64_t query_column, int64_t query_heads, const T* keys,
                const T* values, int64_t kv_heads, int64_t page_size, int64_t head_dim, const AttentionTile* tiles,
-               int64_t tile_count, const int32_t* pages, float scale, Out* out, Stream stream);
+               int64_t tile_count, const int32_t* pages, float scale, float* workspace, Out* out, Stream stream);
 
 // The rule of ops/moe_router.h over logits float32 [tokens, experts]; bias float32 [experts] or null; choice int32,
 // weights float32 [tokens, rule.experts_per_token]. With block_capacity the tokens are whole blocks of block_length,

@@ -7,9 +7,10 @@
 //   * a barrier or warp operation that not all threads reach, or that they reach at different places in the source
 //   * shared memory read before it was written: it starts as NaN in every block
 //   * asynchronous copies used before they were waited for: they happen at the wait
+//   * asynchronous copies and matrix loads at addresses that are not multiples of 16 bytes
 //   * writes outside a Buffer or the shared memory; with AddressSanitizer also reads
 // What is not found: races between blocks, or between the lanes of a warp without a warp operation between them in an
-// order that is never drawn; anything about speed, memory alignment in the caches, or the hardware's own rounding
+// order that is never drawn; anything about speed, alignment of other accesses, or the hardware's own rounding
 // order.
 #pragma once
 
@@ -236,7 +237,16 @@ class Machine {
     return slots;
   }
 
-  void copy_async(const Copy& copy) { self().copies.back().push_back(copy); }
+  // Asynchronous copies and matrix loads move 16 bytes at a time.
+  void expect_aligned(const void* p) {
+    if (reinterpret_cast<uintptr_t>(p) % 16 != 0) stop("an address that is not a multiple of 16 bytes");
+  }
+
+  void copy_async(const Copy& copy) {
+    expect_aligned(copy.to);
+    expect_aligned(copy.from);
+    self().copies.back().push_back(copy);
+  }
   void commit_copies() { self().copies.emplace_back(); }
   void wait_for_copies(size_t open_groups) {
     auto& groups = self().copies;

@@ -13,6 +13,14 @@
 
 namespace pydllm::ops::cuda {
 
+// Shared memory of a block that every GPU from sm_80 on has: 99 KB (sm_80 itself has 163 KB, sm_90 and sm_100 227 KB).
+constexpr size_t kMostSharedBytes = 99 << 10;
+
+inline void check_shared_memory(const char* kernel, size_t bytes) {
+  check(bytes <= kMostSharedBytes, kernel, ": expected at most ", kMostSharedBytes, " bytes of shared memory, got ",
+        bytes);
+}
+
 #ifdef __CUDACC__
 
 // More dynamic shared memory than this has to be asked for.
@@ -21,6 +29,7 @@ constexpr size_t kDefaultSharedBytes = 48 << 10;
 template <class... Params, class... Args>
 void launch(const char* name, void (*kernel)(Params...), dim3 grid, unsigned threads, size_t shared_bytes,
             Stream stream, Args... args) {
+  check_shared_memory(name, shared_bytes);
   if (shared_bytes > kDefaultSharedBytes) {
     cudart::expect_success(
         name, cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -39,6 +48,7 @@ void launch(const char* name, void (*kernel)(Params...), dim3 grid, unsigned thr
 template <class... Params, class... Args>
 void launch(const char* name, void (*kernel)(Params...), dim3 grid, unsigned threads, size_t shared_bytes, Stream,
             Args... args) {
+  check_shared_memory(name, shared_bytes);
   emulation::machine().launch(name, grid, threads, shared_bytes, [&] { kernel(static_cast<Params>(args)...); });
 }
 

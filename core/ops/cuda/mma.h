@@ -20,26 +20,77 @@ __device__ inline uint32_t pack(float low, float high) {
   return narrow<BFloat16>(low).bits | static_cast<uint32_t>(narrow<BFloat16>(high).bits) << 16;
 }
 
-// Two neighbours; `p` is aligned to 4 bytes.
-__device__ inline uint32_t load_pair(const BFloat16* p) {
+// Operands from shared memory, by all lanes of a warp; rows are `stride` elements apart, `p` and the rows aligned to 16
+// bytes. ldmatrix: lane l gives the address of row l % 8 of the 8 x 8 matrix l / 8, which becomes register l / 8.
 #ifdef __CUDACC__
-  return *reinterpret_cast<const uint32_t*>(p);
-#else
-  return p[0].bits | static_cast<uint32_t>(p[1].bits) << 16;
-#endif
+
+__device__ inline uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-// A from row-major memory [16, 16] with rows `stride` apart.
+// A from row-major memory [16, 16].
 __device__ inline Pairs<4> load_a(const BFloat16* p, int stride, int quad, int pair) {
+  const int lane = 4 * quad + pair / 2;
+  Pairs<4> out;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out.v[0]), "=r"(out.v[1]), "=r"(out.v[2]), "=r"(out.v[3])
+               : "r"(shared_address(p + lane % 16 * stride + lane / 16 * 8))
+               : "memory");
+  return out;
+}
+
+// B from column-major memory: its 8 columns are rows of 16 elements.
+__device__ inline Pairs<2> load_b(const BFloat16* p, int stride, int quad, int pair) {
+  const int lane = 4 * quad + pair / 2;
+  Pairs<2> out;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(out.v[0]), "=r"(out.v[1])
+               : "r"(shared_address(p + lane % 8 * stride + lane / 8 % 2 * 8))
+               : "memory");
+  return out;
+}
+
+// B from row-major memory [16, 8].
+__device__ inline Pairs<2> load_b_rows(const BFloat16* p, int stride, int quad, int pair) {
+  const int lane = 4 * quad + pair / 2;
+  Pairs<2> out;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+               : "=r"(out.v[0]), "=r"(out.v[1])
+               : "r"(shared_address(p + lane % 16 * stride))
+               : "memory");
+  return out;
+}
+
+#else
+
+inline uint32_t load_pair(const BFloat16* p, int apart = 1) {
+  return p[0].bits | static_cast<uint32_t>(p[apart].bits) << 16;
+}
+
+inline void expect_aligned_rows(const BFloat16* p, int stride) {
+  emulation::machine().expect_aligned(p);
+  emulation::machine().expect_aligned(p + stride);
+}
+
+inline Pairs<4> load_a(const BFloat16* p, int stride, int quad, int pair) {
+  expect_aligned_rows(p, stride);
   const BFloat16 *low = p + quad * stride + pair, *high = low + 8 * stride;
   return {{load_pair(low), load_pair(high), load_pair(low + 8), load_pair(high + 8)}};
 }
 
-// B from column-major memory: its 8 columns are rows `stride` apart.
-__device__ inline Pairs<2> load_b(const BFloat16* p, int stride, int quad, int pair) {
+inline Pairs<2> load_b(const BFloat16* p, int stride, int quad, int pair) {
+  expect_aligned_rows(p, stride);
   const BFloat16* column = p + quad * stride + pair;
   return {{load_pair(column), load_pair(column + 8)}};
 }
+
+inline Pairs<2> load_b_rows(const BFloat16* p, int stride, int quad, int pair) {
+  expect_aligned_rows(p, stride);
+  const BFloat16* row = p + pair * stride + quad;
+  return {{load_pair(row, stride), load_pair(row + 8 * stride, stride)}};
+}
+
+#endif
 
 #ifdef __CUDACC__
 
