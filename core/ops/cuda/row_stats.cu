@@ -162,8 +162,8 @@ struct StatsShared {
   RowStatsPart parts[kStatsWarps];
 };
 
-// Block (segment, row) summarises one segment of one row, which it reads once. Three blocks to a multiprocessor.
-__global__ void __launch_bounds__(kStatsThreads, 3)
+// Block (segment, row) summarises one segment of one row, which it reads once.
+__global__ void __launch_bounds__(kStatsThreads)
     row_stats_parts_kernel(const float* logits, int64_t vocab, int64_t segments, const RowSampling* sampling,
                            SortedIds forbidden, IdLists bans, RowStatsPart* parts) {
   StatsShared& shared = *shared_memory<StatsShared>();
@@ -232,8 +232,8 @@ __device__ inline float probability(const Sums& sums, float logit) {
 
 // One thread per row joins its segments in order, and leaves the whole row's sums in the first.
 __global__ void __launch_bounds__(32)
-    row_stats_join_kernel(RowStatsPart* parts, int64_t rows, int64_t segments, int64_t vocab,
-                          const RowSampling* sampling, IdLists controls, RowStats* out) {
+    row_stats_join_kernel(const RowSampling* sampling, IdLists controls, int64_t rows, int64_t segments, int64_t vocab,
+                          RowStatsPart* parts, RowStats* out) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
   if (row >= rows) return;
   RowStatsPart total = nothing();
@@ -499,8 +499,8 @@ __device__ inline Ranked best_text(NarrowShared& shared, const DrawnRow& row, co
   return merged_over_block(best, shared.ranked);
 }
 
-// One block per row; most rows have nothing to do here.
-__global__ void __launch_bounds__(kNarrowThreads)
+// One block per row; most rows have nothing to do here. Left alone, nvcc takes 64 registers and spills.
+__global__ void __launch_bounds__(kNarrowThreads, 2)
     row_stats_narrow_kernel(const float* logits, int64_t vocab, int64_t segments, const RowSampling* sampling,
                             SortedIds forbidden, IdLists bans, IdLists control_lists, const RowStatsPart* parts,
                             RowStats* out) {
@@ -569,7 +569,7 @@ void row_stats(const float* logits, int64_t rows, int64_t vocab, const RowSampli
   launch("row_stats_parts", row_stats_parts_kernel, {blocks("row_stats_parts", rows * segments), 1, 1}, kStatsThreads,
          sizeof(StatsShared), stream, logits, vocab, segments, sampling, everywhere, banned, parts);
   launch("row_stats_join", row_stats_join_kernel, {blocks("row_stats_join", (rows + 31) / 32), 1, 1}, 32, 0, stream,
-         parts, rows, segments, vocab, sampling, controls, out);
+         sampling, controls, rows, segments, vocab, parts, out);
   launch("row_stats_narrow", row_stats_narrow_kernel, {blocks("row_stats_narrow", rows), 1, 1}, kNarrowThreads,
          sizeof(NarrowShared), stream, logits, vocab, segments, sampling, everywhere, banned, controls, parts, out);
 }
