@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "base/philox.h"
+#include "select/rule.h"
 #include "select/select.h"
 
 namespace pydllm::decode {
@@ -109,8 +109,7 @@ void BlockDecoding::rank(std::span<const RowStats> stats) {
 }
 
 float BlockDecoding::uniform(size_t row) const {
-  const auto position = static_cast<uint32_t>(rows_[row]);
-  return open_unit(random_draw(seed_, RandomPurpose::kPosition, forward_, position, 0).v[0]);
+  return select::position_draw(seed_, forward_, rows_[row]);
 }
 
 CappedBlockDecoding::CappedBlockDecoding(const DecodeRequest& request, const ParamValues& values)

@@ -173,9 +173,7 @@ class MultiBlockEntropy final : public BlockDecoding {
                                      : select::passing_entropy(ranks.data(), rows, threshold_, comparison_, chosen);
     const auto first_block =
         static_cast<int32_t>(std::ranges::lower_bound(positions(), walk().end()) - positions().begin());
-    // Rows ascend, so the first unfinished block got something if anything did.
-    const bool forced = count == 0 || chosen[0] >= first_block;
-    return forced ? count + select::lowest_entropy(ranks.data(), first_block, 1, chosen + count) : count;
+    return select::force_lowest_entropy(ranks.data(), first_block, chosen, count);
   }
 
   // What follows an end-of-sequence token is not part of the answer, even while something before it is masked.

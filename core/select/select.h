@@ -158,6 +158,13 @@ constexpr int32_t segment_maxima(const float* confidence, const int32_t* positio
   return kept;
 }
 
+// After a rule that left `kept` ascending rows in `chosen`: where none of the first `count` rows is among them, the one
+// of smallest entropy of these is added behind. Returns how many there are now.
+constexpr int32_t force_lowest_entropy(const float* entropy, int32_t count, int32_t* chosen, int32_t kept) {
+  const bool forced = kept == 0 || chosen[0] >= count;
+  return forced ? kept + lowest_entropy(entropy, count, 1, chosen + kept) : kept;
+}
+
 // Every row whose value is below the bound; ascending, maybe none.
 constexpr int32_t below(const float* value, int32_t count, float bound, int32_t* chosen) {
   int32_t kept = 0;

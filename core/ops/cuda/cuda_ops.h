@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "select/row_stats.h"
+#include "select/rule.h"
 #include "tensor/dtype.h"
 
 struct CUstream_st;
@@ -57,14 +58,72 @@ constexpr int64_t kRowStatsSegment = 4096;
 constexpr int64_t kRowStatsPartBytes = 64;
 int64_t row_stats_segments(int64_t vocab);  // summaries of a row
 
-// logits float32 [rows, vocab], vocab >= 1; sampling, out [rows]; forbidden int32 [forbidden_count], rising;
-// workspace kRowStatsPartBytes [rows, row_stats_segments(vocab)], aligned to 8 bytes. Not in the kernel yet: top_k,
-// top_p, min_p, filtered statistics, edits and controls; check_row_sampling refuses them.
-void row_stats(const float* logits, int64_t rows, int64_t vocab, const RowSampling* sampling, const int32_t* forbidden,
-               int32_t forbidden_count, void* workspace, RowStats* out, Stream stream);
+// Rising ids for each row: those of row r are ids[begin[r]] to ids[begin[r + 1] - 1]. begin null: none for any row.
+struct IdLists {
+  const int64_t* begin = nullptr;  // [rows + 1]
+  const int32_t* ids = nullptr;
+};
 
-// sampling in host memory. Throws Unsupported, naming the field, for what row_stats cannot do.
-void check_row_sampling(std::span<const RowSampling> sampling);
+// The same in host memory, to be copied to the device.
+struct HostIdLists {
+  std::vector<int64_t> begin = {0};
+  std::vector<int32_t> ids;
+};
+
+// Of every row, from host memory: the ids that its edits ban, and those that are no text.
+HostIdLists banned_ids(std::span<const RowSampling> sampling);
+HostIdLists control_ids(std::span<const RowSampling> sampling);
+
+// logits float32 [rows, vocab], vocab >= 1; sampling, out [rows]; forbidden int32 [forbidden_count], rising;
+// workspace kRowStatsPartBytes [rows, row_stats_segments(vocab)], aligned to 8 bytes. The spans in `sampling` are not
+// read: `banned` and `controls` say on the device what they say on the host.
+void row_stats(const float* logits, int64_t rows, int64_t vocab, const RowSampling* sampling, const int32_t* forbidden,
+               int32_t forbidden_count, IdLists banned, IdLists controls, void* workspace, RowStats* out,
+               Stream stream);
+
+// The canvases of all requests, one after another: what decode::Canvas holds of a position.
+struct DeviceCanvas {
+  int32_t* tokens = nullptr;
+  float* confidences = nullptr;  // of the forward that wrote the token
+  uint8_t* masked = nullptr;     // not 0: still to be generated
+};
+
+// One denoised block of one request: rows [row_begin, row_begin + row_count) of the step, at ascending positions. Those
+// at masked positions are ranked by `score`, and what `rule` chooses of them is written.
+struct UnmaskBlock {
+  int64_t canvas_begin = 0;  // where the request's position 0 is in the canvases
+  int32_t row_begin = 0;
+  int32_t row_count = 0;
+  select::Score score = select::Score::kConfidence;
+  uint32_t forward = 0;  // of the request, and its seed: for Score::kUniform
+  uint64_t seed = 0;
+  select::Rule rule = {};
+};
+
+// What decode::Canvas::commit and its callers refuse ends the block without a write.
+enum class UnmaskStatus : int32_t {
+  kWritten,
+  kNonFinite,  // a masked row's logits are not finite
+  kNoToken,    // a chosen row allows no token
+  kMaskToken,  // a chosen row's token is the mask
+};
+
+struct UnmaskReport {
+  UnmaskStatus status = UnmaskStatus::kWritten;
+  int32_t written = 0;    // positions
+  int32_t masked = 0;     // of the block's rows, those still masked
+  int32_t position = -1;  // that ended the block: the first, in the order of the choice
+};
+
+// Bytes for one row of unmask's workspace.
+constexpr int64_t kUnmaskRowBytes = 16;
+
+// unmask_blocks, reports [block_count], over disjoint rows and positions; stats [rows]; positions int32 [rows],
+// absolute in the request's canvas; workspace kUnmaskRowBytes [rows], aligned to 4 bytes; written int32 [rows]: block
+// b's reports[b].written positions from its row_begin on, in the order of the choice.
+void unmask(const UnmaskBlock* unmask_blocks, int64_t block_count, const RowStats* stats, const int32_t* positions,
+            int64_t rows, int32_t mask_token_id, DeviceCanvas canvas, void* workspace, int32_t* written,
+            UnmaskReport* reports, Stream stream);
 
 // y float32 [rows, out_features] = (accumulate: y +) x W^T + bias, float32 sums: the hand-written fallback for every
 // size. A row's bits depend on that row, the weight and in_features only.

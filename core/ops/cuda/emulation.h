@@ -433,3 +433,11 @@ T __shfl_sync(unsigned mask, T value, int lane,
   emulation::expect_full_mask(mask);
   return emulation::lane_value<T>(emulation::machine().exchange(value, where), static_cast<unsigned>(lane) % 32);
 }
+
+// One thread runs at a time.
+template <class T>
+T atomicAdd(T* at, T value) {
+  const T before = *at;
+  *at += value;
+  return before;
+}
