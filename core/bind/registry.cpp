@@ -35,6 +35,8 @@ const char* name(AttentionKind attention) {
       return "full";
     case AttentionKind::kBlockCausal:
       return "block_causal";
+    case AttentionKind::kPromptBlockCausal:
+      return "prompt_block_causal";
   }
   throw InternalError("unknown attention kind");
 }

@@ -28,6 +28,8 @@ class Runner {
   StepResult run(std::span<LiveRequest* const> batch);
 
  private:
+  void look_again(LiveRequest& live, const ScoredRange& scored, const LogitChunk& chunk, const StepPlan& plan,
+                  const Tensor& logits);
   void score(const Tensor& hidden, const LogitChunk& chunk, const StepPlan& plan, std::span<LiveRequest* const> batch);
 
   Context context_;

@@ -221,7 +221,8 @@ std::vector<AttentionTile> attention_tiles(std::span<const AttentionSequence> se
       int32_t count = std::min(rows / group, sequence.query_length - done), visible = sequence.kv_length;
       if (sequence.block_length > 0) {
         const int64_t position = int64_t{sequence.query_position} + done, length = sequence.block_length;
-        const int64_t block_end = (position / length + 1) * length;
+        const int64_t offset = position - sequence.block_origin;
+        const int64_t block_end = sequence.block_origin + (offset < 0 ? 0 : (offset / length + 1) * length);
         count = static_cast<int32_t>(std::min<int64_t>(count, block_end - position));
         visible = static_cast<int32_t>(std::min<int64_t>(visible, block_end));
       }

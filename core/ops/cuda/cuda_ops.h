@@ -80,6 +80,7 @@ struct AttentionSequence {
   int32_t pages_begin = 0;
   int32_t query_position = 0;
   int32_t block_length = 0;
+  int32_t block_origin = 0;
 };
 
 // Queries of one sequence that see the same keys [0, visible): what a block of the kernel computes for one K/V head.
