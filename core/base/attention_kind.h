@@ -24,9 +24,7 @@ struct BlockGrid {
   int32_t floor(int32_t position) const {
     return position < origin ? 0 : position - (position - origin) % length;
   }
-  int32_t next(int32_t position) const {
-    return position < origin ? origin : floor(position) + length;
-  }
+  int32_t next(int32_t position) const { return position < origin ? origin : floor(position) + length; }
 };
 
 }  // namespace pydllm

@@ -175,10 +175,12 @@ int expect_formula(const fake::Behaviour& model, const Request& request, const E
   for (size_t i = 0; i < event.snapshot_tokens.size(); ++i) {
     const auto position = static_cast<int32_t>(request.prompt.size() + i) + event.snapshot_offset;
     const int32_t token = event.snapshot_tokens[i];
+    const int32_t before = event.canvas_before[static_cast<size_t>(position)];
+    const bool changed = token >= 0 && token != before, credited = request.algorithm == "credit" && before == kMask;
+    if (!changed && !credited) continue;
     std::vector<double> row = expected_row(model, request, event.canvas_before, position);
-    const bool masked = event.canvas_before[static_cast<size_t>(position)] == kMask;
-    if (request.algorithm == "credit" && masked) add_credit(credits[position], row);
-    if (token < 0 || token == event.canvas_before[static_cast<size_t>(position)]) continue;
+    if (credited) add_credit(credits[position], row);
+    if (!changed) continue;
     const Written expected = best_of(row);
     EXPECT_EQ(token, expected.token) << "position " << position;
     EXPECT_NEAR(event.snapshot_confidences[i], expected.probability, 1e-5) << "position " << position;
