@@ -36,8 +36,8 @@ Row biased(Row p, std::span<const LogitEdit> edits) {
 constexpr int32_t kPrompt = 1;
 
 // A run over tables, one for each forward; the last one stays.
-struct Run {
-  Run(int32_t max_tokens, int32_t mask, const ParamMap& params, std::vector<Table> given)
+struct TableRun {
+  TableRun(int32_t max_tokens, int32_t mask, const ParamMap& params, std::vector<Table> given)
       : driver({.max_tokens = max_tokens, .mask_id = mask}, "credit", params), tables(std::move(given)) {
     driver.edited = [this, mask](const RowStats&, int32_t position, std::span<const LogitEdit> edits) {
       seen[position] = biased(row(position), edits);
@@ -63,10 +63,10 @@ struct Run {
 const Table kExample = {{.70, .20, .09, .01}, {.55, .40, .04, .01}};
 
 TEST(Credit, IsTheOriginalsExample) {
-  Run run(2, 3, {{"threshold", .8}}, {kExample});
+  TableRun run(2, 3, {{"threshold", .8}}, {kExample});
   EXPECT_EQ(run.step(), (Offsets{0})) << "nothing reaches .8, so the best";
-  EXPECT_NEAR(run.seen.at(1)[0], .78717, 5e-6);
-  EXPECT_NEAR(run.seen.at(2)[0], .65595, 5e-6);
+  EXPECT_NEAR(run.seen.at(1)[0], .78717, 1e-5);
+  EXPECT_NEAR(run.seen.at(2)[0], .65595, 1e-5);
   EXPECT_NEAR(std::exp(run.added.at(1)[0].bias / .7f) - 1, .93115, 5e-6);
   EXPECT_NEAR(std::exp(run.added.at(2)[0].bias / .7f) - 1, .88730, 5e-6);
   EXPECT_EQ(run.step(), (Offsets{0, 1}));
@@ -74,20 +74,20 @@ TEST(Credit, IsTheOriginalsExample) {
 }
 
 TEST(Credit, AThresholdThatCreditReachesTakesBoth) {
-  Run run(2, 3, {{"confidence_threshold", .65}}, {kExample});
+  TableRun run(2, 3, {{"confidence_threshold", .65}}, {kExample});
   EXPECT_EQ(run.step(), (Offsets{0, 1}));
-  Run without(2, 3, {{"confidence_threshold", .65}, {"credit_alpha", 0.0}}, {kExample});
+  TableRun without(2, 3, {{"confidence_threshold", .65}, {"credit_alpha", 0.0}}, {kExample});
   EXPECT_EQ(without.step(), (Offsets{0}));
 }
 
 // What position 2 was sure of at first wins over what it would say by now.
 TEST(Credit, ATokenOfEarlierStepsCanBeWritten) {
   const Table first = {{.99, .005, .004, .001}, {.52, .28, .19, .01}}, later = {{.99, .005, .004, .001}, {.40, .41, .18, .01}};
-  Run run(2, 3, {}, {first, later});
+  TableRun run(2, 3, {}, {first, later});
   EXPECT_EQ(run.step(), (Offsets{0}));
   EXPECT_EQ(run.step(), (Offsets{0, 1}));
   EXPECT_EQ(run.driver.canvas.tokens()[2], 1) << "its own best has fresh credit, too";
-  Run kept(2, 3, {{"decay_beta", 1.0}, {"boost_gamma", 2.0}}, {first, later});
+  TableRun kept(2, 3, {{"decay_beta", 1.0}, {"boost_gamma", 2.0}}, {first, later});
   kept.step();
   kept.step();
   EXPECT_EQ(kept.driver.canvas.tokens()[2], 0);
@@ -95,7 +95,7 @@ TEST(Credit, ATokenOfEarlierStepsCanBeWritten) {
 
 TEST(Credit, EarlierBlocksLeaveNoCredit) {
   const Table table(4, Row{.5, .3, .19, .01});
-  Run run(4, 3, {{"block_length", int64_t{2}}, {"max_steps_per_block", int64_t{1}}}, {table});
+  TableRun run(4, 3, {{"block_length", int64_t{2}}, {"max_steps_per_block", int64_t{1}}}, {table});
   EXPECT_EQ(run.step(), (Offsets{0, 1}));
   const std::vector<LogitEdit> first = run.added.at(1);
   EXPECT_EQ(run.step(), (Offsets{0, 1, 2, 3}));
@@ -141,7 +141,7 @@ TEST(Credit, EveryRowIsTheFormulaInFloat64) {
       Table& table = tables.emplace_back();
       for (int32_t position = 0; position < kTokens; ++position) table.push_back(random_row(seed, position, forward));
     }
-    Run run(kTokens, kMaskId,
+    TableRun run(kTokens, kMaskId,
             {{"credit_alpha", alpha}, {"boost_gamma", gamma}, {"decay_beta", beta}, {"threshold", .7}}, tables);
     Reference reference{alpha, gamma, beta, std::vector<Row>(kTokens, Row(6, 0))};
     for (size_t forward = 0; !run.driver.done(); ++forward) {
@@ -161,7 +161,8 @@ TEST(Credit, EveryRowIsTheFormulaInFloat64) {
         const double bar = std::min(.7, best - 1e-5), confidence = static_cast<double>(stats.confidence);
         if (std::abs(confidence - bar) < 1e-6) continue;
         EXPECT_EQ(run.driver.canvas.masked(position), confidence < bar) << "seed " << seed << " position " << position;
-        if (confidence > bar) EXPECT_EQ(run.driver.canvas.tokens()[static_cast<size_t>(position)], stats.token);
+        if (confidence < bar) continue;
+        EXPECT_EQ(run.driver.canvas.tokens()[static_cast<size_t>(position)], stats.token);
       }
     }
   }

@@ -37,7 +37,7 @@ TEST(CreditEngine, ARequestIsTheSameAloneAndAmongNeighbours) {
   }
   std::vector<std::vector<int32_t>> alone;
   for (const Request& request : requests) alone.push_back(Client().run(request).tokens());
-  Client together({}, options);
+  Client together(fake::Behaviour{}, options);
   std::vector<RequestId> ids;
   for (const Request& request : requests) ids.push_back(together.submit(request));
   for (size_t i = 0; i < ids.size(); ++i) EXPECT_EQ(together.stream(ids[i]).tokens(), alone[i]);

@@ -60,10 +60,10 @@ TEST(D2fEngine, TheCanvasGrowsBlockByBlock) {
                               {5, 13, true},
                               {5, 13, true},
                               {5, 13, true},
-                              {5, 13, true},  // the first block's last change: now it is final
+                              {5, 13, true},  // the first block once more: it is final, and the second is forced
                               {9, 13, true},
-                              {9, 13, true}}))
-      << "the second block is forced from the fifth step on";
+                              {9, 13, true},
+                              {9, 13, true}}));
 }
 
 TEST(D2fEngine, AShiftedModelIsFedThePositionBeforeTheWindow) {
