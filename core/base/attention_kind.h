@@ -21,9 +21,7 @@ struct BlockGrid {
 
   bool operator==(const BlockGrid&) const = default;
   // The last boundary that is at most `position`, and the first one above it.
-  int32_t floor(int32_t position) const {
-    return position < origin ? 0 : position - (position - origin) % length;
-  }
+  int32_t floor(int32_t position) const { return position < origin ? 0 : position - (position - origin) % length; }
   int32_t next(int32_t position) const { return position < origin ? origin : floor(position) + length; }
 };
 

@@ -106,10 +106,10 @@ struct Algorithm {
   std::span<const std::string_view> aliases;
   std::span<const ParamSpec> params;
   std::string_view summary;
-  std::string_view source;                         // paper and original implementation
+  std::string_view source;  // paper and original implementation
   // Of the models it runs on; kPromptBlockCausal: those with kFull.
   AttentionKind attention = AttentionKind::kFull;
-  Finality finality = Finality::kWritten;          // kSettled: it edits what it has written
+  Finality finality = Finality::kWritten;  // kSettled: it edits what it has written
   // Throws InvalidRequest(field) for values that are in range but contradict each other or the request.
   std::unique_ptr<Decoding> (*begin)(const DecodeRequest& request);
 };

@@ -14,9 +14,15 @@
 namespace pydllm {
 namespace {
 
-constexpr std::string_view kFullAttention[] = {"llada_schedule",    "confidence_threshold", "confidence_factor",
-                                               "entropy_threshold", "multi_block_entropy",  "near_max",
-                                               "credit",            "hierarchical",         "d2f"};
+constexpr std::string_view kFullAttention[] = {"llada_schedule",
+                                               "confidence_threshold",
+                                               "confidence_factor",
+                                               "entropy_threshold",
+                                               "multi_block_entropy",
+                                               "near_max",
+                                               "credit",
+                                               "hierarchical",
+                                               "d2f"};
 
 // Of models whose row i - 1 predicts position i.
 constexpr std::string_view kShiftedFullAttention[] = {"dream",

@@ -25,9 +25,10 @@ void store_kv(const Context& context, const Tensor& kv, int64_t key_column, int6
 // One sequence of a ragged batch: its queries are rows [query_begin, query_begin + query_length) of q and any window of
 // the sequence. The keys are the first kv_length positions of the page table, whichever forward wrote them.
 //   block_length 0   full attention: every query sees every key
-//   block_length L   block-causal: the query at position i sees the key at position j exactly when block(j) <= block(i),
-//                    where block(p) = floor((p - O) / L) + 1, or 0 where p < O, for block_origin O. O = 0: blocks start
-//                    at position 0 (LLaDA2.x, SDAR). Else the positions before O are a block, too (D2F: the prompt)
+//   block_length L   block-causal: the query at position i sees the key at position j exactly when
+//                    block(j) <= block(i), block(p) = floor((p - O) / L) + 1, or 0 where p < O, with O = block_origin.
+//                    O = 0: blocks start at position 0 (LLaDA2.x, SDAR). Else what is before O is a block, too (D2F:
+//                    the prompt)
 struct SequenceSpan {
   int32_t query_begin = 0;
   int32_t query_length = 0;

@@ -114,7 +114,8 @@ bool sees(int64_t i, int64_t j, const Length& length) {
 }
 
 // The formula in float64 for one query head of one position.
-std::vector<double> reference(const Shape& shape, const Tensor& qkv, int64_t position, int64_t head, const Length& length) {
+std::vector<double> reference(const Shape& shape, const Tensor& qkv, int64_t position, int64_t head,
+                              const Length& length) {
   int64_t keys = 0;
   while (keys < qkv.size(0) && sees(position, keys, length)) ++keys;
   const int64_t kv_head = head / (shape.heads / shape.kv_heads);

@@ -1,4 +1,5 @@
-// credit on the executed examples of dInfer's decoder, and against the formula written out in float64 on its own tables.
+// credit on the executed examples of dInfer's decoder, and against the formula written out in float64 on its own
+// tables.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -56,7 +57,7 @@ struct TableRun {
 
   Driver driver;
   std::vector<Table> tables;
-  std::map<int32_t, Row> seen;                       // of the last forward, after the edits
+  std::map<int32_t, Row> seen;                      // of the last forward, after the edits
   std::map<int32_t, std::vector<LogitEdit>> added;  // of the last forward
 };
 
@@ -82,7 +83,8 @@ TEST(Credit, AThresholdThatCreditReachesTakesBoth) {
 
 // What position 2 was sure of at first wins over what it would say by now.
 TEST(Credit, ATokenOfEarlierStepsCanBeWritten) {
-  const Table first = {{.99, .005, .004, .001}, {.52, .28, .19, .01}}, later = {{.99, .005, .004, .001}, {.40, .41, .18, .01}};
+  const Table first = {{.99, .005, .004, .001}, {.52, .28, .19, .01}},
+              later = {{.99, .005, .004, .001}, {.40, .41, .18, .01}};
   TableRun run(2, 3, {}, {first, later});
   EXPECT_EQ(run.step(), (Offsets{0}));
   EXPECT_EQ(run.step(), (Offsets{0, 1}));
@@ -142,13 +144,14 @@ TEST(Credit, EveryRowIsTheFormulaInFloat64) {
       for (int32_t position = 0; position < kTokens; ++position) table.push_back(random_row(seed, position, forward));
     }
     TableRun run(kTokens, kMaskId,
-            {{"credit_alpha", alpha}, {"boost_gamma", gamma}, {"decay_beta", beta}, {"threshold", .7}}, tables);
+                 {{"credit_alpha", alpha}, {"boost_gamma", gamma}, {"decay_beta", beta}, {"threshold", .7}}, tables);
     Reference reference{alpha, gamma, beta, std::vector<Row>(kTokens, Row(6, 0))};
     for (size_t forward = 0; !run.driver.done(); ++forward) {
       std::vector<std::pair<int32_t, Row>> expected;
       for (int32_t i = 0; i < kTokens; ++i) {
         if (!run.driver.canvas.masked(kPrompt + i)) continue;
-        expected.emplace_back(kPrompt + i, reference.step(static_cast<size_t>(i), tables[forward][static_cast<size_t>(i)], kMaskId));
+        expected.emplace_back(kPrompt + i,
+                              reference.step(static_cast<size_t>(i), tables[forward][static_cast<size_t>(i)], kMaskId));
       }
       run.step();
       double best = 0;

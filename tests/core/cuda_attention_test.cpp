@@ -18,7 +18,7 @@ struct Shape {
 
 struct Length {
   int32_t queries, keys;
-  int32_t block = 0;  // 0: full attention
+  int32_t block = 0;   // 0: full attention
   int32_t after = 0;   // keys behind the last query
   int32_t origin = 0;  // of the blocks
 };
@@ -74,9 +74,13 @@ Batch make_batch(const Shape& shape, const std::vector<Length>& lengths, DType d
     const Tensor kv = random_tensor({length.keys, 2 * columns}, static_cast<uint32_t>(begin + 2));
     ops::store_kv(cpu.context, kv, 0, columns, tensor_of(slots), batch.layer);
     batch.tables.push_back(table);
-    batch.spans.push_back(
-        {begin, length.queries, length.keys, {}, length.keys - length.after - length.queries, length.block,
-         length.origin});
+    batch.spans.push_back({begin,
+                           length.queries,
+                           length.keys,
+                           {},
+                           length.keys - length.after - length.queries,
+                           length.block,
+                           length.origin});
     begin += length.queries;
   }
   for (size_t i = 0; i < batch.spans.size(); ++i) batch.spans[i].pages = batch.tables[i];

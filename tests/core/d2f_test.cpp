@@ -93,8 +93,10 @@ class OriginalLoop {
 };
 
 ParamMap params_of(const Settings& s) {
-  return {{"block_length", int64_t{s.block}},      {"skip_threshold", s.skip},
-          {"block_add_threshold", s.add},          {"decoded_token_threshold", s.decoded},
+  return {{"block_length", int64_t{s.block}},
+          {"skip_threshold", s.skip},
+          {"block_add_threshold", s.add},
+          {"decoded_token_threshold", s.decoded},
           {"sampling_strategy", s.strategy}};
 }
 

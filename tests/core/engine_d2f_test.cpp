@@ -182,7 +182,8 @@ TEST(D2fEngine, BlockCausalModelsHaveAMaskOfTheirOwn) {
     ADD_FAILURE() << "accepted";
   } catch (const Unsupported& error) {
     EXPECT_EQ(error.field(), "diffusion.algorithm");
-    EXPECT_EQ(std::string(error.what()).find("diffusion.algorithm 'd2f' cannot run on FakeModel, expected one of: "), 0u);
+    EXPECT_EQ(std::string(error.what()).find("diffusion.algorithm 'd2f' cannot run on FakeModel, expected one of: "),
+              0u);
   }
 }
 

@@ -138,8 +138,7 @@ class FakeModel final : public Model {
     for (int32_t i = 0; i < sequence.query_length; ++i) {
       const int32_t position = input.positions.data<int32_t>()[sequence.query_begin + i];
       const BlockGrid blocks{sequence.block_length, sequence.block_origin};
-      const int32_t end =
-          blocks.length == 0 ? sequence.kv_length : std::min(sequence.kv_length, blocks.next(position));
+      const int32_t end = blocks.length == 0 ? sequence.kv_length : std::min(sequence.kv_length, blocks.next(position));
       for (; seen < end; ++seen) {
         add_position(cache, slot_of(sequence.pages, cache.shape().page_size, seen), seen, view);
       }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
