@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from float64_llada import Array, Network
 
-from pydllm import LLM, Canvas, DiffusionParams, Hole, SamplingParams, UnsupportedError
+from pydllm import LLM, Canvas, DiffusionParams, Hole, SamplingParams
+from pydllm.errors import UnsupportedError
 
 MASK = 332
 RUNS: list[dict[str, Any]] = json.loads(
