@@ -30,6 +30,12 @@ struct ForwardPlan {
   // since: an approximation. With full attention the first forward covers the canvas; with block-causal attention the
   // window is a part of one block that an earlier forward fed whole.
   bool stale_context = false;
+  // Of an algorithm that asks for AttentionKind::kPromptBlockCausal, the same in every plan: the length of its blocks.
+  // The window is made of whole blocks (the last one may end with the canvas), as with block-causal models. 0: the
+  // model's attention.
+  int32_t block_length = 0;
+  // Each row has a second look: commit() gets the statistics of its logits after the edits that reconsider() makes.
+  bool reconsidered = false;
   bool guided = false;       // also run the canvas with every fixed position masked ...
   float guidance_scale = 0;  // ... and combine: uncond + (scale + 1) * (cond - uncond)
 };
@@ -51,6 +57,10 @@ class Decoding {
   virtual ~Decoding() = default;
   // Legal while !done(canvas). Fills every field of `plan`.
   virtual void plan(const Canvas& canvas, ForwardPlan& plan) = 0;
+  // With ForwardPlan::reconsidered, once for each row of the forward before commit(): `stats` are of the logits of
+  // plan.rows[row] under the request's own rules; appends what is edited in them besides, ascending ids. A banned id
+  // stays banned.
+  virtual void reconsider(size_t /*row*/, const RowStats& /*stats*/, std::vector<LogitEdit>& /*edits*/) {}
   // stats[i] belongs to plan.rows[i] of the last plan(). Commits tokens into the canvas and moves on.
   virtual void commit(std::span<const RowStats> stats, Canvas& canvas) = 0;
   // No forward is left to run. Implies that the whole answer is final.
@@ -96,9 +106,10 @@ struct Algorithm {
   std::span<const std::string_view> aliases;
   std::span<const ParamSpec> params;
   std::string_view summary;
-  std::string_view source;                         // paper and original implementation
-  AttentionKind attention = AttentionKind::kFull;  // of the models it runs on
-  Finality finality = Finality::kWritten;          // kSettled: it edits what it has written
+  std::string_view source;  // paper and original implementation
+  // Of the models it runs on; kPromptBlockCausal: those with kFull.
+  AttentionKind attention = AttentionKind::kFull;
+  Finality finality = Finality::kWritten;  // kSettled: it edits what it has written
   // It takes a row's DELETE or SPLIT for what it says; the rows of other algorithms never get one as their token.
   bool reads_controls = false;
   // Throws InvalidRequest(field) for values that are in range but contradict each other or the request.

@@ -19,6 +19,9 @@ void BlockCausalDecoding::plan(const Canvas& canvas, ForwardPlan& plan) {
   plan.rows = rows_;
   std::tie(plan.query_begin, plan.query_end) = fed(canvas, rows_);
   plan.stale_context = plan.query_begin > block_begin() || plan.query_end < window_end_;
+  plan.filtered = false;
+  plan.block_length = 0;
+  plan.reconsidered = false;
   plan.guided = false;
   plan.guidance_scale = 0;
 }

@@ -62,6 +62,8 @@ void BlockDecoding::plan(const Canvas& canvas, ForwardPlan& plan) {
   set_window(canvas, plan);
   plan.rows = rows_;
   plan.filtered = false;
+  plan.block_length = 0;
+  plan.reconsidered = false;
   plan.guided = false;
   plan.guidance_scale = 0;
   extend(plan);

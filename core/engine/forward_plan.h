@@ -7,7 +7,7 @@
 namespace pydllm::engine {
 
 // Asks the decoding state for its next forward, checks the answer (InternalError: a bug in the algorithm) and sets the
-// feed. The request's first plan also fixes its lanes.
+// feed. The request's first plan also fixes its lanes and, where it has one, its mask.
 void plan_forward(LiveRequest& live, int32_t max_batched_tokens);
 
 // The feed of the plan: the window and, before it, the final positions whose K/V the pages lack (with shifted logits

@@ -37,10 +37,10 @@ struct LiveRequest {
   std::unique_ptr<decode::Decoding> decoding;
   decode::ForwardPlan plan;  // of the next denoising forward
   Feed feed;                 // of the next forward
-  int32_t block_length = 0;  // of a block-causal model, else 0
+  BlockGrid blocks;          // of a block-causal model, or of the first plan
   bool logit_shift = false;  // of the model
-  // The pages hold the K/V of [0, committed_end): a forward over the final ids of these positions wrote them. Always 0
-  // with full attention, where a change anywhere changes all of them.
+  // The pages hold the K/V of [0, committed_end): a forward over the final ids of these positions wrote them. A block's
+  // boundary; always 0 with full attention, where a change anywhere changes all of them.
   int32_t committed_end = 0;
   int32_t written_end = 0;  // the pages hold some forward's K/V of [0, written_end)
   int32_t lanes = 1;        // sequences in a forward: 2 when guided (the second has every fixed position masked)
@@ -62,8 +62,8 @@ struct LiveRequest {
   // Keys that the next forward may see: with full attention every position has K/V from the first forward on, and so
   // has the block of which a stale window is a part.
   int32_t visible_end() const {
-    if (block_length == 0) return canvas.length();
-    return plan.stale_context && feed.denoises ? (feed.begin / block_length + 1) * block_length : feed.end;
+    if (blocks.length == 0) return canvas.length();
+    return plan.stale_context && feed.denoises ? blocks.next(feed.begin) : feed.end;
   }
   int32_t feed_tokens() const { return lanes * feed.length(); }
   // Whether the next forward computes logits for the whole window instead of the plan's rows only.

@@ -189,10 +189,16 @@ const decode::Algorithm& known_algorithm(std::string_view name) {
   }
 }
 
+// Of the model that an algorithm runs on.
+AttentionKind attention_for(const decode::Algorithm& algorithm) {
+  const bool masks = algorithm.attention == AttentionKind::kPromptBlockCausal;
+  return masks ? AttentionKind::kFull : algorithm.attention;
+}
+
 std::vector<std::string_view> algorithms_for(AttentionKind attention) {
   std::vector<std::string_view> names;
   for (const decode::Algorithm* algorithm : decode::algorithms()) {
-    if (algorithm->attention == attention) names.push_back(algorithm->name);
+    if (attention_for(*algorithm) == attention) names.push_back(algorithm->name);
   }
   return names;
 }
@@ -205,6 +211,14 @@ const decode::Algorithm& runnable_algorithm(const Request& request, const ModelI
   }
   check_runs_on(algorithm, model.architecture, algorithms_for(model.attention));
   return algorithm;
+}
+
+void check_sees_behind(const Request& request, const decode::Algorithm& algorithm) {
+  const bool fixed = std::ranges::any_of(request.rest, [](int32_t id) { return id >= 0; });
+  if (!fixed || algorithm.attention == AttentionKind::kFull) return;
+  throw Unsupported("canvas", format("canvas: algorithm ", algorithm.name,
+                                     " does not see fixed text behind a hole, expected text and one hole at the end, "
+                                     "or an algorithm that sees the whole canvas"));
 }
 
 decode::Canvas make_canvas(const Request& request, const decode::Algorithm& algorithm, const ModelInfo& model,
@@ -244,7 +258,7 @@ std::unique_ptr<LiveRequest> make_live(Request request, const decode::Algorithm&
   check_control_biases(live->request, algorithm, options);
   check_choice(live->rules, live->request, model, options);
   if (algorithm.reads_controls) live->controls = control_ids(options);
-  live->block_length = model.block_length;
+  live->blocks.length = model.block_length;
   live->logit_shift = model.logit_shift;
   const decode::ParamMap defaults = family_defaults(algorithm, model);
   live->decoding = algorithm.begin({.prompt_length = live->canvas.prompt_length(),
@@ -336,6 +350,7 @@ std::unique_ptr<LiveRequest> prepare(Request request, const ModelInfo& model, co
   check_biases(request.logit_bias, model.vocab_size, options.mask_token_id);
 
   const decode::Algorithm& algorithm = runnable_algorithm(request, model);
+  check_sees_behind(request, algorithm);
   request.params = decode::check_params(algorithm, request.params);
   auto live = make_live(std::move(request), algorithm, model, options);
   plan_forward(*live, options.max_batched_tokens);

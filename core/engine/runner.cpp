@@ -45,6 +45,30 @@ Runner::Runner(const Context& context, Model& model, KvCache& cache, const Engin
       no_text_(never_text(options)),
       logits_(Tensor::empty({options.max_logit_rows, model.info().vocab_size}, DType::kF32, context.device)) {}
 
+// Rows whose algorithm edits their logits once it has seen the statistics: these are made anew.
+void Runner::look_again(LiveRequest& live, const ScoredRange& scored, const LogitChunk& chunk, const StepPlan& plan,
+                        const Tensor& logits) {
+  const int32_t begin = std::max(chunk.scored_begin, scored.begin);
+  const int32_t end = std::min(chunk.scored_begin + chunk.scored_rows, scored.begin + scored.count);
+  if (!live.plan.reconsidered || begin >= end) return;
+  const auto first = static_cast<size_t>(begin), count = static_cast<size_t>(end - begin);
+  const auto sampling = std::span(plan.sampling).subspan(first, count);
+  const auto stats = std::span(stats_).subspan(first, count);
+  std::vector<std::vector<LogitEdit>> edits(count);
+  std::vector<RowSampling> edited(count);
+  for (size_t i = 0; i < count; ++i) {
+    const std::vector<int32_t>& rows = live.plan.rows;
+    const auto row = std::ranges::lower_bound(rows, static_cast<int32_t>(sampling[i].position));
+    const bool planned = row != rows.end() && std::cmp_equal(*row, sampling[i].position);
+    if (!planned || !stats[i].finite) continue;
+    live.decoding->reconsider(static_cast<size_t>(row - rows.begin()), stats[i], edits[i]);
+    edited[i].edits = edits[i];
+  }
+  Tensor own = logits.rows(begin - chunk.scored_begin, end - begin);
+  ops::edit_logits(context_, own, edited);
+  summarise(own, sampling, stats);
+}
+
 void Runner::score(const Tensor& hidden, const LogitChunk& chunk, const StepPlan& plan,
                    std::span<LiveRequest* const> batch) {
   Tensor all = logits_.rows(0, chunk.hidden_rows);
@@ -61,6 +85,7 @@ void Runner::score(const Tensor& hidden, const LogitChunk& chunk, const StepPlan
     ops::edit_logits(context_, logits, sampling);
   }
   summarise(logits, sampling, std::span(stats_).subspan(begin, count));
+  for (size_t i = 0; i < batch.size(); ++i) look_again(*batch[i], plan.scored[i], chunk, plan, logits);
 }
 
 // A row takes a control token only where its algorithm reads them. Neighbours of one kind go together: all rows of a

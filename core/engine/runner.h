@@ -29,6 +29,8 @@ class Runner {
 
  private:
   void begin_step(StepInput& input) const;
+  void look_again(LiveRequest& live, const ScoredRange& scored, const LogitChunk& chunk, const StepPlan& plan,
+                  const Tensor& logits);
   void score(const Tensor& hidden, const LogitChunk& chunk, const StepPlan& plan, std::span<LiveRequest* const> batch);
   void summarise(const Tensor& logits, std::span<const RowSampling> sampling, std::span<RowStats> out) const;
 

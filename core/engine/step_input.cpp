@@ -43,7 +43,8 @@ class StepBuilder {
                                      .kv_length = live.visible_end(),
                                      .pages = pages,
                                      .query_position = live.feed.begin,
-                                     .block_length = live.block_length});
+                                     .block_length = live.blocks.length,
+                                     .block_origin = live.blocks.origin});
     for (int32_t position = live.feed.begin; position < live.feed.end; ++position) {
       const bool hidden = lane == 1 && live.canvas.fixed(position);
       tokens_.push_back(hidden ? live.canvas.mask_token_id() : live.canvas.tokens()[static_cast<size_t>(position)]);

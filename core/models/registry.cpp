@@ -14,9 +14,15 @@
 namespace pydllm {
 namespace {
 
-constexpr std::string_view kFullAttention[] = {"llada_schedule",    "confidence_threshold", "confidence_factor",
-                                               "entropy_threshold", "multi_block_entropy",  "near_max",
-                                               "hierarchical"};
+constexpr std::string_view kFullAttention[] = {"llada_schedule",
+                                               "confidence_threshold",
+                                               "confidence_factor",
+                                               "entropy_threshold",
+                                               "multi_block_entropy",
+                                               "near_max",
+                                               "credit",
+                                               "hierarchical",
+                                               "d2f"};
 
 // Of models whose row i - 1 predicts position i.
 constexpr std::string_view kShiftedFullAttention[] = {"dream",
@@ -27,7 +33,9 @@ constexpr std::string_view kShiftedFullAttention[] = {"dream",
                                                       "entropy_threshold",
                                                       "multi_block_entropy",
                                                       "near_max",
-                                                      "hierarchical"};
+                                                      "credit",
+                                                      "hierarchical",
+                                                      "d2f"};
 
 constexpr std::string_view kBlockCausal[] = {"low_confidence", "joint_threshold", "sdar", "multi_block",
                                              "fast_dllm_v2"};

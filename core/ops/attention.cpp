@@ -33,6 +33,8 @@ void expect_span(const SequenceSpan& span, size_t index, const LayerShape& layer
   check(span.kv_length >= (span.query_length > 0 ? 1 : 0), name("kv_length"), ": expected at least 1, got ",
         span.kv_length);
   check(span.block_length >= 0, name("block_length"), ": expected at least 0, got ", span.block_length);
+  check(span.block_origin >= 0 && (span.block_length > 0 || span.block_origin == 0), name("block_origin"),
+        ": expected at least 0, and 0 without blocks, got ", span.block_origin);
   check(
       span.block_length == 0 || (span.query_position >= 0 && span.query_position <= span.kv_length - span.query_length),
       name("query_position"), ": positions [", span.query_position, ", +", span.query_length, ") do not lie in ",

@@ -25,8 +25,10 @@ void store_kv(const Context& context, const Tensor& kv, int64_t key_column, int6
 // One sequence of a ragged batch: its queries are rows [query_begin, query_begin + query_length) of q and any window of
 // the sequence. The keys are the first kv_length positions of the page table, whichever forward wrote them.
 //   block_length 0   full attention: every query sees every key
-//   block_length L   block-causal (LLaDA2.x, SDAR): the query at position i sees the key at position j exactly when
-//                    floor(j / L) <= floor(i / L); blocks start at position 0
+//   block_length L   block-causal: the query at position i sees the key at position j exactly when
+//                    block(j) <= block(i), block(p) = floor((p - O) / L) + 1, or 0 where p < O, with O = block_origin.
+//                    O = 0: blocks start at position 0 (LLaDA2.x, SDAR). Else what is before O is a block, too (D2F:
+//                    the prompt)
 struct SequenceSpan {
   int32_t query_begin = 0;
   int32_t query_length = 0;
@@ -34,6 +36,7 @@ struct SequenceSpan {
   std::span<const int32_t> pages;  // at least ceil(kv_length / page_size) page ids
   int32_t query_position = 0;      // position of the first query; the others follow it. Read when block_length > 0
   int32_t block_length = 0;
+  int32_t block_origin = 0;  // 0 when block_length is
 };
 
 // out[t, h, :] = softmax(scale * q[t, h, :] K^T) V over the sequence's visible keys, streaming softmax in float32.

@@ -172,6 +172,12 @@ def _positions(
     prompt, rest = _lay_out(prompt_ids, sampling, facts)
     if all(token is None for token in rest):
         return prompt, len(rest), ()
+    if algorithm.attention == "prompt_block_causal":
+        message = (
+            f"canvas: algorithm {algorithm.name} does not see fixed text behind a hole, expected text and one hole at "
+            "the end, or an algorithm that sees the whole canvas"
+        )
+        raise UnsupportedError("canvas", message)
     if algorithm.attention != "full":
         message = (
             f"canvas: {facts.architecture} is block-causal and cannot see fixed text behind a hole, expected text and "

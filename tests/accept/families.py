@@ -8,7 +8,7 @@ import sys
 
 from lines import Line, cpp, run, tests
 
-ALGORITHMS = "*Dream.*:*ConfidenceFactor.*:*Hierarchical.*:*NearMax.*:*Rnd1Entropy.*:*MultiBlockEntropy.*"
+ALGORITHMS = "*Dream.*:ConfidenceFactor.*:*Hierarchical.*:*NearMax.*:*Rnd1Entropy.*:*MultiBlockEntropy.*:Credit.*:D2f.*"
 BLOCK_CAUSAL = "LowConfidence.*:JointThreshold.*:Sdar.*:MultiBlock.*:FastDllmV2.*"
 LINES = [
     Line("golden-dream", "dream_generate 13/13 token for token, the run with ties by counts",
@@ -39,6 +39,12 @@ LINES = [
     Line("windows", "prefix and dual caches feed and see what the original's do", cpp("WindowCache*.*"), False),
     Line("delayed", "the delayed cache of d3LLM: every canvas that of a float64 network and loop",
          tests("tests/engine/test_delayed_cache.py"), False),
+    Line("credit", "credit in the engine: near_max without weight, alone and batched the same",
+         cpp("CreditEngine.*"), False),
+    Line("d2f", "d2f: every canvas that of a float64 network and loop",
+         tests("tests/engine/test_d2f.py"), False),
+    Line("d2f-exact", "d2f: cached equals uncached bit for bit, every prompt length, chunk and batch; what is refused",
+         cpp("D2fEngine.*"), False),
     Line("levenshtein", "the vectors of levenshtein, alone and by default on a checkpoint with control tokens",
          cpp("Levenshtein*.*"), False),
     Line("rules", "penalties, logit_bias, bans, min_tokens in every algorithm against the formula in float64; "

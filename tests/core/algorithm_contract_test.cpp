@@ -164,15 +164,18 @@ void expect_plan_is_legal(const Driver& driver, const Blocks& blocks, const Prog
   const ForwardPlan& plan = driver.plan;
   EXPECT_EQ(driver.canvas.length(), blocks.canvas);
   const std::string cache = text(driver, "cache", "none");
+  const bool own_blocks = driver.algorithm.attention == AttentionKind::kPromptBlockCausal;
+  EXPECT_EQ(plan.block_length, own_blocks ? blocks.length : 0);
   if (cache == "delayed") {
     expect_window_is_a_tail(driver, blocks, progress);
   } else if (flag(driver, "block_cache")) {
     expect_window_is_in_the_block(plan, progress);
   } else {
-    const bool windowed = is_block_causal(driver) || (cache != "none" && progress.block_step > 0);
+    const bool stale = cache != "none" && progress.block_step > 0;
+    const bool windowed = is_block_causal(driver) || own_blocks || stale;
     EXPECT_EQ(plan.query_begin, windowed ? progress.block_begin : 0);
     EXPECT_EQ(plan.query_end, windowed && cache != "prefix" ? work_end(progress) : blocks.canvas);
-    EXPECT_EQ(plan.stale_context, windowed && !is_block_causal(driver));
+    EXPECT_EQ(plan.stale_context, stale);
   }
   EXPECT_TRUE(std::ranges::is_sorted(plan.rows, std::less_equal<>())) << "ascending, no duplicates";
   for (const int32_t row : plan.rows) {

@@ -296,12 +296,21 @@ TEST(Decoding, AStalePlanIsOverwritten) {
   for (const Algorithm* algorithm : algorithms()) {
     SCOPED_TRACE(algorithm->name);
     Driver driver({}, algorithm->name, {});
-    driver.plan = {
-        .query_begin = 3, .query_end = 77, .rows = {9, 9}, .stale_context = true, .guided = true, .guidance_scale = 4};
+    driver.plan = {.query_begin = 3,
+                   .query_end = 77,
+                   .rows = {9, 9},
+                   .stale_context = true,
+                   .block_length = 7,
+                   .reconsidered = true,
+                   .guided = true,
+                   .guidance_scale = 4};
     driver.step(t1);
-    EXPECT_EQ(driver.plan.query_begin, 0);
+    const bool own_blocks = algorithm->attention == AttentionKind::kPromptBlockCausal;
+    EXPECT_EQ(driver.plan.query_begin, own_blocks ? 1 : 0);
     EXPECT_EQ(driver.plan.query_end, 5);
     EXPECT_EQ(driver.plan.rows, (Tokens{1, 2, 3, 4}));
+    EXPECT_EQ(driver.plan.block_length, own_blocks ? 4 : 0);
+    EXPECT_EQ(driver.plan.reconsidered, algorithm->name == "credit");
     EXPECT_FALSE(driver.plan.stale_context);
     EXPECT_FALSE(driver.plan.guided);
     EXPECT_EQ(driver.plan.guidance_scale, 0.f);

@@ -21,6 +21,7 @@ struct Length {
   int32_t queries, keys;
   int32_t block = 0;  // 0: full attention
   int32_t after = 0;
+  int32_t origin = 0;  // of the blocks
   int32_t first() const { return keys - after - queries; }
 };
 
@@ -80,7 +81,7 @@ Batch make_batch(const Shape& shape, std::vector<Length> lengths, const std::vec
     place(batch, cpu.context, i);
     const Tensor asked = batch.qkv[i].rows(length.first(), length.queries);
     std::memcpy(batch.q.data<float>() + begin * shape.width(), asked.raw(), asked.nbytes());
-    batch.spans.push_back({begin, length.queries, length.keys, {}, length.first(), length.block});
+    batch.spans.push_back({begin, length.queries, length.keys, {}, length.first(), length.block, length.origin});
     begin += length.queries;
   }
   for (size_t i = 0; i < batch.spans.size(); ++i) batch.spans[i].pages = batch.tables[i];
@@ -103,15 +104,20 @@ double cached(const Shape& shape, const Tensor& qkv, int64_t position, int64_t c
   return static_cast<double>(shape.dtype == DType::kBF16 ? to_float(to_bfloat16(x)) : x);
 }
 
-// floor(j / block) <= floor(i / block), written out; block 0 shows everything.
-bool sees(int64_t i, int64_t j, int64_t block) {
-  return block == 0 || j / block <= i / block;
+// Whether i sees j, written out: block by block from the origin, what is before it a block, too. Block 0 shows
+// everything.
+bool sees(int64_t i, int64_t j, const Length& length) {
+  if (length.block == 0 || j <= i) return true;
+  for (int64_t end = length.origin;; end += length.block) {
+    if (i < end) return j < end;
+  }
 }
 
 // The formula in float64 for one query head of one position.
-std::vector<double> reference(const Shape& shape, const Tensor& qkv, int64_t position, int64_t head, int64_t block) {
+std::vector<double> reference(const Shape& shape, const Tensor& qkv, int64_t position, int64_t head,
+                              const Length& length) {
   int64_t keys = 0;
-  while (keys < qkv.size(0) && sees(position, keys, block)) ++keys;
+  while (keys < qkv.size(0) && sees(position, keys, length)) ++keys;
   const int64_t kv_head = head / (shape.heads / shape.kv_heads);
   const int64_t k_column = (shape.heads + kv_head) * shape.dim, v_column = k_column + shape.kv_heads * shape.dim;
   std::vector<double> score(static_cast<size_t>(keys)), out(static_cast<size_t>(shape.dim));
@@ -138,7 +144,7 @@ void expect_formula(const Batch& batch, const Tensor& out, int64_t every = 1) {
     const ops::SequenceSpan& span = batch.spans[i];
     for (int64_t t = 0; t < span.query_length; t += every) {
       for (int64_t h = 0; h < shape.heads; ++h) {
-        const auto expected = reference(shape, batch.qkv[i], batch.lengths[i].first() + t, h, batch.lengths[i].block);
+        const auto expected = reference(shape, batch.qkv[i], batch.lengths[i].first() + t, h, batch.lengths[i]);
         for (int64_t d = 0; d < shape.dim; ++d) {
           const double value = expected[static_cast<size_t>(d)];
           const double got = at(out, ((span.query_begin + t) * shape.heads + h) * shape.dim + d);
@@ -196,6 +202,20 @@ TEST(Attention, BlockCausalQueriesSeeTheirBlockAndAllBeforeIt) {
     const Batch batch =
         make_batch({4, 2, 24, 16}, {{150, 150, block}, {9, 133, block}, {70, 200, block, 30}}, {1, 2, 3});
     expect_formula(batch, attend(batch, 2), 2);
+  }
+}
+
+TEST(Attention, BlockCausalBlocksMayStartBehindAPromptThatIsABlockToo) {
+  for (const int32_t block : {1, 4, 31, 64}) {
+    for (const int32_t origin : {1, 2, 33, 64, 130, 150, 200}) {
+      const Batch batch = make_batch({4, 2, 24, 16},
+                                     {{150, 150, block, 0, origin},
+                                      {9, 133, block, 0, origin},
+                                      {70, 200, block, 30, origin},
+                                      {1, 90, block, 90 - std::min(origin, 90), origin}},
+                                     {1, 2, 3, 4});
+      expect_formula(batch, attend(batch, 2), 3);
+    }
   }
 }
 
@@ -318,6 +338,9 @@ TEST(Attention, BadSpansAreInternalErrors) {
   EXPECT_INTERNAL_ERROR(run([](Spans& s) { s[0].kv_length = 2147483647; }), "sequences[0].pages");
   EXPECT_INTERNAL_ERROR(run([](Spans& s) { s[0].block_length = -1; }),
                         "sequences[0].block_length: expected at least 0");
+  EXPECT_INTERNAL_ERROR(run([](Spans& s) { s[0].block_length = 4, s[0].block_origin = -1; }),
+                        "sequences[0].block_origin: expected at least 0");
+  EXPECT_INTERNAL_ERROR(run([](Spans& s) { s[1].block_origin = 1; }), "sequences[1].block_origin: expected at least 0");
   EXPECT_INTERNAL_ERROR(run([](Spans& s) { s[0].block_length = 4, s[0].query_position = 8; }),
                         "sequences[0].query_position: positions [8, +3) do not lie in 10 keys");
   EXPECT_INTERNAL_ERROR(run([](Spans& s) { s[1].block_length = 4, s[1].query_position = -1; }),

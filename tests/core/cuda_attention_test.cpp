@@ -19,8 +19,9 @@ struct Shape {
 
 struct Length {
   int32_t queries, keys;
-  int32_t block = 0;  // 0: full attention
-  int32_t after = 0;  // keys behind the last query
+  int32_t block = 0;   // 0: full attention
+  int32_t after = 0;   // keys behind the last query
+  int32_t origin = 0;  // of the blocks
 };
 
 // A ragged batch in shuffled pages; slots that hold no token are NaN.
@@ -74,8 +75,13 @@ Batch make_batch(const Shape& shape, const std::vector<Length>& lengths, DType d
     const Tensor kv = random_tensor({length.keys, 2 * columns}, static_cast<uint32_t>(begin + 2));
     ops::store_kv(cpu.context, kv, 0, columns, tensor_of(slots), batch.layer);
     batch.tables.push_back(table);
-    batch.spans.push_back(
-        {begin, length.queries, length.keys, {}, length.keys - length.after - length.queries, length.block});
+    batch.spans.push_back({begin,
+                           length.queries,
+                           length.keys,
+                           {},
+                           length.keys - length.after - length.queries,
+                           length.block,
+                           length.origin});
     begin += length.queries;
   }
   for (size_t i = 0; i < batch.spans.size(); ++i) batch.spans[i].pages = batch.tables[i];
@@ -110,7 +116,7 @@ Launch launch_of(const Batch& batch) {
   std::vector<int32_t> pages;
   for (const ops::SequenceSpan& span : batch.spans) {
     sequences.push_back({span.query_begin, span.query_length, span.kv_length, static_cast<int32_t>(pages.size()),
-                         span.query_position, span.block_length});
+                         span.query_position, span.block_length, span.block_origin});
     pages.insert(pages.end(), span.pages.begin(), span.pages.end());
   }
   const auto kv_heads = static_cast<int32_t>(batch.shape.kv_heads);
@@ -254,6 +260,13 @@ void expect_the_same_bits() {
 TEST(CudaAttention, BitsDependOnTheSequenceAlone) {
   expect_the_same_bits<float>();
   expect_the_same_bits<BFloat16>();
+}
+
+TEST(CudaAttention, BlocksMayStartBehindAPromptThatIsABlockToo) {
+  const Shape shape{2, 1, 16, 4};
+  const std::vector<Length> lengths{{12, 12, 4, 0, 5}, {9, 40, 8, 5, 33}, {6, 6, 1, 0, 3}, {3, 50, 32, 20, 30}};
+  expect_like_the_cpu<float>(shape, lengths);
+  expect_like_the_cpu<BFloat16>(shape, lengths);
 }
 
 TEST(CudaAttention, EveryOutputTypeIsTheRoundedResult) {

@@ -1,7 +1,9 @@
 // Runs a decoding algorithm without a model: row statistics come from a function of position and forward.
 #pragma once
 
+#include <cmath>
 #include <functional>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -23,6 +25,20 @@ struct DriverRequest {
 };
 
 using StatsOf = std::function<RowStats(int32_t position, int32_t forward)>;
+
+// Of a row whose logits are edited by biases, from its statistics before.
+using EditedStats = std::function<RowStats(const RowStats&, int32_t position, std::span<const LogitEdit>)>;
+
+// What follows without the row: its token stays, with the probability that the edit of its logit gives it.
+inline RowStats with_same_token(const RowStats& stats, int32_t /*position*/, std::span<const LogitEdit> edits) {
+  RowStats out = stats;
+  for (const LogitEdit& edit : edits) {
+    if (edit.id != stats.token) continue;
+    const double p = static_cast<double>(stats.confidence), raised = p * std::exp(static_cast<double>(edit.bias));
+    out.confidence = static_cast<float>(raised / (1 - p + raised));
+  }
+  return out;
+}
 
 // Canvases with masked positions as -1.
 inline std::vector<int32_t> visible(const Canvas& canvas) {
@@ -62,6 +78,11 @@ struct Driver {
     decoding->plan(canvas, plan);
     std::vector<RowStats> stats;
     for (const int32_t position : plan.rows) stats.push_back(stats_of(position, forwards));
+    for (size_t row = 0; row < stats.size() && plan.reconsidered; ++row) {
+      std::vector<LogitEdit> edits;
+      decoding->reconsider(row, stats[row], edits);
+      stats[row] = edited(stats[row], plan.rows[row], edits);
+    }
     decoding->commit(stats, canvas);
     ++forwards;
   }
@@ -74,6 +95,7 @@ struct Driver {
   std::unique_ptr<Decoding> decoding;
   ForwardPlan plan;
   int32_t forwards = 0;
+  EditedStats edited = with_same_token;
 };
 
 // Every canvas before a forward, and the final one. Stops after `limit` forwards.

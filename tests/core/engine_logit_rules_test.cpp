@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <optional>
 #include <set>
 #include <span>
@@ -130,16 +131,23 @@ TEST_P(RulesOfEveryAlgorithm, NoEndComesAmongTheFirstMinTokens) {
   }
 }
 
-// The softmax of the formula of engine/logit_rules.h for one position, from the canvas before the forward.
-std::vector<double> probabilities_at(const fake::Behaviour& model, const Request& request,
-                                     const std::vector<int32_t>& canvas, int32_t position) {
+// Where what `position` sees ends.
+int32_t seen_end(const fake::Behaviour& model, const Request& request, int32_t position) {
+  const auto prompt = static_cast<int32_t>(request.prompt.size());
+  if (model.block_length > 0) return (position / model.block_length + 1) * model.block_length;
+  if (request.algorithm != "d2f") return prompt + request.max_tokens;
+  if (position < prompt) return prompt;
+  return std::min(prompt + ((position - prompt) / kBlock + 1) * kBlock, prompt + request.max_tokens);
+}
+
+// The logits of one position by the formula of engine/logit_rules.h, from the canvas before the forward.
+std::vector<double> expected_row(const fake::Behaviour& model, const Request& request,
+                                 const std::vector<int32_t>& canvas, int32_t position) {
   const auto prompt = request.prompt.size(), end = prompt + static_cast<size_t>(request.max_tokens);
   const int32_t scoring = position - (model.logit_shift ? 1 : 0);
-  const int32_t block = model.block_length;
   std::vector<int32_t> seen = canvas;
-  if (block > 0) seen.resize(static_cast<size_t>((scoring / block + 1) * block));
+  seen.resize(static_cast<size_t>(seen_end(model, request, scoring)));
   std::vector<double> row;
-  double total = 0;
   for (int32_t id = 0; id < kVocab; ++id) {
     double x = static_cast<double>(fake::logit(model, fake::hash_of(seen), scoring, id));
     double count = 0;
@@ -153,11 +161,21 @@ std::vector<double> probabilities_at(const fake::Behaviour& model, const Request
     for (const auto [biased, bias] : request.logit_bias) {
       if (biased == id) x = bias == -100 ? -INFINITY : x + static_cast<double>(bias);
     }
-    row.push_back(std::exp(x));
-    total += row.back();
+    row.push_back(x);
   }
+  return row;
+}
+
+std::vector<double> softmax(std::vector<double> row) {
+  double total = 0;
+  for (double& x : row) total += x = std::exp(x);
   for (double& p : row) p /= total;
   return row;
+}
+
+std::vector<double> probabilities_at(const fake::Behaviour& model, const Request& request,
+                                     const std::vector<int32_t>& canvas, int32_t position) {
+  return softmax(expected_row(model, request, canvas, position));
 }
 
 struct Choice {
@@ -175,15 +193,33 @@ Choice best_but(const std::vector<double>& probabilities, const std::set<int32_t
   return best;
 }
 
+// Of each position and id, as algorithm credit counts it with its defaults.
+using Credits = std::map<int32_t, std::map<int32_t, double>>;
+
+// Ids that no algorithm writes, but for one that reads control tokens.
+const std::set<int32_t> kNoText = {kMask, kDelete, kSplit};
+
+// After the rules: the position's best token gains credit in this step already, and all credit counts in its logits.
+void add_credit(std::map<int32_t, double>& credits, std::vector<double>& row) {
+  const Choice best = best_but(softmax(row), kNoText);
+  for (auto& [id, credit] : credits) credit *= .8;
+  credits[best.token] += std::pow(best.probability, .2);
+  for (const auto& [id, credit] : credits) row[static_cast<size_t>(id)] += .7 * std::log(credit + 1);
+}
+
 // Checks every token that a step wrote or replaced; how many. Its algorithm reads no control tokens.
-int expect_formula(const fake::Behaviour& model, const Request& request, const Event& event) {
+int expect_formula(const fake::Behaviour& model, const Request& request, const Event& event, Credits& credits) {
   int checked = 0;
   for (size_t i = 0; i < event.snapshot_tokens.size(); ++i) {
     const auto position = static_cast<int32_t>(request.prompt.size() + i) + event.snapshot_offset;
     const int32_t token = event.snapshot_tokens[i];
-    if (token < 0 || token == event.canvas_before[static_cast<size_t>(position)]) continue;
-    const Choice expected =
-        best_but(probabilities_at(model, request, event.canvas_before, position), {kMask, kDelete, kSplit});
+    const int32_t before = event.canvas_before[static_cast<size_t>(position)];
+    const bool changed = token >= 0 && token != before, credited = request.algorithm == "credit" && before == kMask;
+    if (!changed && !credited) continue;
+    std::vector<double> row = expected_row(model, request, event.canvas_before, position);
+    if (credited) add_credit(credits[position], row);
+    if (!changed) continue;
+    const Choice expected = best_but(softmax(std::move(row)), kNoText);
     EXPECT_EQ(token, expected.token) << "position " << position;
     EXPECT_NEAR(event.snapshot_confidences[i], expected.probability, 1e-5) << "position " << position;
     ++checked;
@@ -308,7 +344,8 @@ TEST_P(RulesOfEveryAlgorithm, EveryWrittenTokenIsTheBestOfThePenalisedSoftmax) {
       answers.push_back(stream.tokens());
       if (moving) return expect_moves(model, changed, stream, seen);
       int checked = 0;
-      for (const Event& event : stream.events) checked += expect_formula(model, changed, event);
+      Credits credits;
+      for (const Event& event : stream.events) checked += expect_formula(model, changed, event, credits);
       EXPECT_GE(checked, changed.max_tokens);
     };
     with([](Request& r) { r.repetition_penalty = 1.7f; });

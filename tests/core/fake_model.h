@@ -137,9 +137,8 @@ class FakeModel final : public Model {
     int32_t seen = 0;
     for (int32_t i = 0; i < sequence.query_length; ++i) {
       const int32_t position = input.positions.data<int32_t>()[sequence.query_begin + i];
-      const int32_t block = sequence.block_length;
-      const int32_t end =
-          block == 0 ? sequence.kv_length : std::min(sequence.kv_length, (position / block + 1) * block);
+      const BlockGrid blocks{sequence.block_length, sequence.block_origin};
+      const int32_t end = blocks.length == 0 ? sequence.kv_length : std::min(sequence.kv_length, blocks.next(position));
       for (; seen < end; ++seen) {
         add_position(cache, slot_of(sequence.pages, cache.shape().page_size, seen), seen, view);
       }

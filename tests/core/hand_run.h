@@ -26,7 +26,9 @@ class HandRun {
                 .page_size = length,
                 .dtype = model.info().kv_dtype},
                1, Device{}),
-        mask_token_id_(mask_token_id) {}
+        mask_token_id_(mask_token_id) {
+    blocks.length = model.info().block_length;
+  }
 
   // Feeds positions [begin, end) of the tokens, which see the first `visible` keys; statistics of the rows. With
   // shifted logits row i is scored by position i - 1, so only row 0 may be the first one fed.
@@ -38,13 +40,14 @@ class HandRun {
     std::iota(positions.begin(), positions.end(), begin);
     input.positions = Tensor::from<int32_t>(positions);
     input.slots = Tensor::from<int64_t>(std::vector<int64_t>(positions.begin(), positions.end()));
-    input.sequences = {{0, end - begin, visible, pages_, begin, model_.info().block_length}};
+    input.sequences = {{0, end - begin, visible, pages_, begin, blocks.length, blocks.origin}};
     std::vector<RowSampling> sampling;
     for (const int32_t row : rows) {
       hidden_rows.push_back(model_.info().logit_shift ? std::max(row - 1, 0) - begin : row - begin);
       sampling.push_back({request.temperature, request.top_p, request.top_k, request.seed,
                           static_cast<uint32_t>(denoise_step), static_cast<uint32_t>(row)});
       sampling.back().controls = controls;
+      sampling.back().filtered = filtered;
     }
     input.hidden_rows = Tensor::from<int32_t>(hidden_rows);
     const Tensor hidden = model_.forward(context_, input, cache_);
@@ -59,6 +62,8 @@ class HandRun {
 
   std::vector<int32_t> controls;  // RowSampling::controls
   std::vector<int32_t> never;     // not chosen by any row, as the mask
+  bool filtered = false;          // RowSampling::filtered
+  BlockGrid blocks;               // the model's unless set
 
  private:
   Model& model_;

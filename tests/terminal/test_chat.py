@@ -343,7 +343,7 @@ def test_a_server_is_talked_to_like_a_model_of_our_own(server: str) -> None:
         masks = typist.expect("waiting for the first step")
         typist.expect("tokens/forward")
         typist.ask("/algorithm llada_schedule")
-        typist.ask("/algorithm d2f")
+        typist.ask("/algorithm soar")
         typist.expect("error: algorithm: expected one of confidence_threshold")
         typist.ask("Hello!")
         typist.expect("tokens/forward")

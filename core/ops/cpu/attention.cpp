@@ -108,6 +108,7 @@ AttentionTile describe(const AttentionCall& call, const QueryTile& queries, int6
   tile.kv_length = queries.sequence->kv_length;
   tile.position = queries.sequence->query_position + queries.begin - queries.sequence->query_begin;
   tile.block_length = queries.sequence->block_length;
+  tile.block_origin = queries.sequence->block_origin;
   return tile;
 }
 

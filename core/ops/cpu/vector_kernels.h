@@ -27,6 +27,7 @@ struct AttentionTile {
   int64_t kv_length;
   int64_t position;      // of the first query in its sequence
   int64_t block_length;  // 0: full attention
+  int64_t block_origin;  // where blocks start; what is before is one block
 
   int64_t rows() const { return queries * group; }
   int64_t padded_dim() const { return (head_dim + kMaxLanes - 1) / kMaxLanes * kMaxLanes; }

@@ -143,13 +143,15 @@ struct AttentionSequence {
   int32_t pages_begin = 0;
   int32_t query_position = 0;
   int32_t block_length = 0;
+  int32_t block_origin = 0;
 };
 
-// The query at `position` sees the keys [0, visible_keys). The one place that knows the mask; it never falls from one
-// position to the next.
-constexpr int32_t visible_keys(int32_t position, int32_t block_length, int32_t kv_length) {
+// The query at `position` sees the keys [0, visible_keys). The one place that knows the mask (ops/attention.h); it never
+// falls from one position to the next.
+constexpr int32_t visible_keys(int32_t position, int32_t block_length, int32_t block_origin, int32_t kv_length) {
   if (block_length == 0) return kv_length;
-  const int64_t block_end = (int64_t{position} / block_length + 1) * block_length;
+  const int64_t offset = int64_t{position} - block_origin;
+  const int64_t block_end = block_origin + (offset < 0 ? 0 : (offset / block_length + 1) * block_length);
   return static_cast<int32_t>(block_end < kv_length ? block_end : kv_length);
 }
 
@@ -160,6 +162,7 @@ struct AttentionTile {
   int32_t query_count = 0;
   int32_t query_position = 0;
   int32_t block_length = 0;
+  int32_t block_origin = 0;
   int32_t kv_length = 0;
   int32_t pages_begin = 0;
   int32_t key_begin = 0;
