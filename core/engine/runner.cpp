@@ -16,7 +16,8 @@ void keep_first_logits(const Context& context, LiveRequest& live, const ScoredRa
   const int32_t begin = std::max(chunk.scored_begin, first);
   const int32_t end = std::min(chunk.scored_begin + chunk.scored_rows, scored.begin + scored.count);
   if (begin >= end) return;
-  copy(context, logits.rows(begin - chunk.scored_begin, end - begin), live.first_logits.rows(begin - first, end - begin));
+  copy(context, logits.rows(begin - chunk.scored_begin, end - begin),
+       live.first_logits.rows(begin - first, end - begin));
 }
 
 std::vector<RowStats> planned_rows(const LiveRequest& live, std::span<const RowStats> scored) {

@@ -100,7 +100,8 @@ Mixture::Mixture(const Context& context, const ModelConfig& config, Weights& wei
   const LinearPart router[] = {{format(prefix, names.router), experts_of(config)}};
   norm_ = load_vector(context, weights, format(prefix, names.ffn_norm), hidden_of(config));
   router_ = load_linear(context, weights, router, hidden_of(config), DType::kF32, false);
-  if (config.moe.router_bias) bias_ = load_vector(context, weights, format(prefix, names.router_bias), experts_of(config));
+  if (config.moe.router_bias)
+    bias_ = load_vector(context, weights, format(prefix, names.router_bias), experts_of(config));
   experts_ = ops::arranged(context, load_experts(context, config, weights, format(prefix, names.experts)));
   if (has_shared_) {
     const std::string at = format(prefix, names.shared);

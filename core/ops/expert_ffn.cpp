@@ -22,8 +22,8 @@ void check_expert(const Expert& expert, const Expert& first) {
 void join(const Context& context, std::span<Expert> experts, PackedWeight Expert::* part) {
   const PackedWeight& first = experts[0].*part;
   const int64_t rows = first.out_features();
-  const Tensor all = Tensor::empty({static_cast<int64_t>(experts.size()) * rows, first.in_features()}, first.dtype(),
-                                   context.device);
+  const Tensor all =
+      Tensor::empty({static_cast<int64_t>(experts.size()) * rows, first.in_features()}, first.dtype(), context.device);
   int64_t row = 0;
   for (Expert& expert : experts) {
     const Tensor place = all.rows(row, rows);

@@ -13,7 +13,7 @@ namespace pydllm {
 struct Context {
   Device device;
   ThreadPool* pool = nullptr;      // not owned; required on the CPU and to load weights
-  cudart::Arena* arena = nullptr;    // not owned; required on a CUDA device, with the stream that everything runs on
+  cudart::Arena* arena = nullptr;  // not owned; required on a CUDA device, with the stream that everything runs on
 };
 
 // What a Context points to.

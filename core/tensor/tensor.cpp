@@ -58,8 +58,7 @@ std::shared_ptr<void> allocate(size_t bytes) {
 
 Tensor Tensor::empty(std::vector<int64_t> shape, DType dtype, Device device) {
   const size_t bytes = static_cast<size_t>(checked_numel(shape, dtype)) * size_of(dtype);
-  std::shared_ptr<void> memory =
-      device.type == DeviceType::kCpu ? allocate(bytes) : cudart::allocate(device, bytes);
+  std::shared_ptr<void> memory = device.type == DeviceType::kCpu ? allocate(bytes) : cudart::allocate(device, bytes);
   void* const data = memory.get();
   return borrow(data, std::move(shape), dtype, device, std::move(memory));
 }

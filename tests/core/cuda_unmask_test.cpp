@@ -3,10 +3,11 @@
 #include <algorithm>
 #include <functional>
 
+#include "base/philox.h"
 #include "cuda_testing.h"
 #include "decode/canvas.h"
 #include "decode_driver.h"
-#include "ops/cuda/unmask.cu"
+#include "ops/cuda/cuda_ops.h"
 
 namespace pydllm {
 namespace {

@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "tensor/cuda/built.h"
-
 #include "tensor/dlpack.h"
 
 namespace pydllm {

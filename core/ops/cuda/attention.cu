@@ -52,7 +52,8 @@ __device__ const float* query_of(const AttentionArgs& args, const AttentionTile&
 
 // The row sees the keys [key_begin, end) of the tile's; none where end <= key_begin.
 __device__ inline int seen_end(const AttentionArgs& args, const AttentionTile& tile, int row) {
-  const int visible = visible_keys(tile.query_position + row / args.group, tile.block_length, tile.block_origin, tile.kv_length);
+  const int visible =
+      visible_keys(tile.query_position + row / args.group, tile.block_length, tile.block_origin, tile.kv_length);
   return visible < tile.key_end ? visible : tile.key_end;
 }
 
@@ -437,7 +438,8 @@ std::vector<AttentionTile> attention_tiles(std::span<const AttentionSequence> se
                          .kv_length = sequence.kv_length,
                          .pages_begin = sequence.pages_begin};
       const auto seen = [&](int32_t query) {
-        return visible_keys(sequence.query_position + query, sequence.block_length, sequence.block_origin, sequence.kv_length);
+        return visible_keys(sequence.query_position + query, sequence.block_length, sequence.block_origin,
+                            sequence.kv_length);
       };
       const int32_t length = keys_of_a_part(blocks, seen(sequence.query_length - 1));
       const int32_t end = seen(done + tile.query_count - 1);

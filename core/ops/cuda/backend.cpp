@@ -29,6 +29,11 @@ void with_page_type(const KvLayer& layer, const Run& run) {
   run(layer.keys.data<BFloat16>(), layer.values.data<BFloat16>());
 }
 
+IdLists uploaded(cudart::Arena& arena, const HostIdLists& lists) {
+  if (lists.ids.empty()) return {};
+  return {arena.upload<int64_t>(lists.begin), arena.upload<int32_t>(lists.ids)};
+}
+
 }  // namespace
 
 void embedding(const Context& context, const Tensor& ids, const Tensor& table, Tensor& out) {
@@ -58,9 +63,8 @@ void rope(const Context& context, Tensor& x, int64_t first_column, int64_t heads
 }
 
 void swiglu(const Context& context, const Tensor& gate_up, Tensor& out) {
-  with_float_type(out, [&](auto* to) {
-    swiglu(gate_up.data<float>(), out.size(0), out.size(1), to, context.arena->stream());
-  });
+  with_float_type(
+      out, [&](auto* to) { swiglu(gate_up.data<float>(), out.size(0), out.size(1), to, context.arena->stream()); });
 }
 
 void store_kv(const Context& context, const Tensor& kv, int64_t key_column, int64_t value_column, const Tensor& slots,
@@ -78,20 +82,22 @@ void attention(const Context& context, const Tensor& q, int64_t query_column, in
   std::vector<int32_t> pages;
   for (const SequenceSpan& span : sequences) {
     spans.push_back({span.query_begin, span.query_length, span.kv_length, static_cast<int32_t>(pages.size()),
-                     span.query_position, span.block_length});
+                     span.query_position, span.block_length, span.block_origin});
     pages.insert(pages.end(), span.pages.begin(), span.pages.end());
   }
-  const std::vector<AttentionTile> tiles =
-      attention_tiles(spans, static_cast<int32_t>(query_heads / kv_heads), layer.keys.dtype());
+  const auto group = static_cast<int32_t>(query_heads / kv_heads), heads = static_cast<int32_t>(kv_heads);
+  const std::vector<AttentionTile> tiles = attention_tiles(spans, group, heads, layer.keys.dtype());
   if (tiles.empty()) return;
   cudart::Arena& arena = *context.arena;
+  const int64_t floats = attention_workspace(tiles, group, heads, layer.keys.size(3));
+  float* const workspace = floats > 0 ? arena.take<float>(static_cast<size_t>(floats)) : nullptr;
   const AttentionTile* const device_tiles = arena.upload(std::span(tiles));
   const int32_t* const device_pages = arena.upload(std::span<const int32_t>(pages));
   with_page_type(layer, [&](const auto* keys, const auto* values) {
     with_float_type(out, [&](auto* to) {
       attention(q.data<float>(), q.size(1), query_column, query_heads, keys, values, kv_heads, layer.keys.size(2),
-                layer.keys.size(3), device_tiles, static_cast<int64_t>(tiles.size()), device_pages, scale, to,
-                arena.stream());
+                layer.keys.size(3), device_tiles, static_cast<int64_t>(tiles.size()), device_pages, scale, workspace,
+                to, arena.stream());
     });
   });
 }
@@ -99,13 +105,14 @@ void attention(const Context& context, const Tensor& q, int64_t query_column, in
 void row_stats(const Context& context, const Tensor& logits, std::span<const RowSampling> sampling,
                std::span<const int32_t> forbidden, std::span<RowStats> out) {
   if (sampling.empty()) return;
-  check_row_sampling(sampling);
   cudart::Arena& arena = *context.arena;
   const int64_t rows = logits.size(0), vocab = logits.size(1);
   const auto parts = static_cast<size_t>(rows * row_stats_segments(vocab) * kRowStatsPartBytes);
   auto* const stats = arena.take<RowStats>(out.size());
+  const HostIdLists banned = banned_ids(sampling), controls = control_ids(sampling);
   row_stats(logits.data<float>(), rows, vocab, arena.upload(sampling), arena.upload(forbidden),
-            static_cast<int32_t>(forbidden.size()), arena.take<std::byte>(parts), stats, arena.stream());
+            static_cast<int32_t>(forbidden.size()), uploaded(arena, banned), uploaded(arena, controls),
+            arena.take<std::byte>(parts), stats, arena.stream());
   arena.download(out.data(), stats, out.size_bytes());
 }
 

@@ -1,6 +1,6 @@
-// The CUDA backend of the ops, as ops/cpu/cpu_ops.h is the CPU's: called by <op>.cpp once shapes, dtypes and devices are
-// checked, it turns tensors into the pointers of cuda_ops.h. Indices held in device tensors are not checked: who made
-// them has done that. Everything runs on the arena's stream; only row_stats waits for it.
+// The CUDA backend of the ops, as ops/cpu/cpu_ops.h is the CPU's: called by <op>.cpp once shapes, dtypes and devices
+// are checked, it turns tensors into the pointers of cuda_ops.h. Indices held in device tensors are not checked: who
+// made them has done that. Everything runs on the arena's stream; only row_stats waits for it.
 #pragma once
 
 #include <span>

@@ -146,8 +146,8 @@ struct AttentionSequence {
   int32_t block_origin = 0;
 };
 
-// The query at `position` sees the keys [0, visible_keys). The one place that knows the mask (ops/attention.h); it never
-// falls from one position to the next.
+// The query at `position` sees the keys [0, visible_keys). The one place that knows the mask (ops/attention.h); it
+// never falls from one position to the next.
 constexpr int32_t visible_keys(int32_t position, int32_t block_length, int32_t block_origin, int32_t kv_length) {
   if (block_length == 0) return kv_length;
   const int64_t offset = int64_t{position} - block_origin;

@@ -20,8 +20,8 @@ using ops::cuda::emulation::Buffer;
 
 void expect_usable(Device device) {
   if (device.index != 0) {
-    throw Unsupported("device", format("device: expected cuda:0, the emulated device of a test build, got ",
-                                       name_of(device)));
+    throw Unsupported("device",
+                      format("device: expected cuda:0, the emulated device of a test build, got ", name_of(device)));
   }
 }
 

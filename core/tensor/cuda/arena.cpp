@@ -18,7 +18,8 @@ size_t chunk_bytes(size_t wanted, size_t last) {
 }  // namespace
 
 void* Arena::Pile::take(Device device, std::shared_ptr<void> (*allocate)(Device, size_t), size_t bytes) {
-  const size_t rounded = kCudaIsEmulated ? bytes : std::max((bytes + kAlignment - 1) / kAlignment, size_t{1}) * kAlignment;
+  const size_t rounded =
+      kCudaIsEmulated ? bytes : std::max((bytes + kAlignment - 1) / kAlignment, size_t{1}) * kAlignment;
   if (kCudaIsEmulated || chunks_.empty() || chunks_.back().bytes - used_ < rounded) {
     const size_t size = chunk_bytes(rounded, chunks_.empty() ? 0 : chunks_.back().bytes);
     chunks_.push_back({allocate(device, size), size});

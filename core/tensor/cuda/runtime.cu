@@ -1,6 +1,5 @@
-#include "tensor/cuda/runtime.h"
-
 #include "base/check.h"
+#include "tensor/cuda/runtime.h"
 #include "tensor/cuda/status.h"
 
 namespace pydllm::cudart {
