@@ -371,7 +371,7 @@ std::string range_text(const ParamSpec& spec) {
 }
 
 TEST(AlgorithmDocs, EveryPageHasTheTableOfTheRegistry) {
-  const auto docs = std::filesystem::path(__FILE__).parent_path() / "../../docs/algorithms";
+  const auto docs = std::filesystem::path(PYDLLM_TESTS) / "../docs/algorithms";
   std::set<std::string> pages;
   for (const Algorithm* algorithm : algorithms()) {
     SCOPED_TRACE(algorithm->name);
@@ -407,7 +407,7 @@ std::set<std::vector<std::string>> documented_defaults(std::istream& page) {
 }
 
 TEST(AlgorithmDocs, EveryPageHasTheDefaultsOfTheFamilies) {
-  const auto docs = std::filesystem::path(__FILE__).parent_path() / "../../docs/algorithms";
+  const auto docs = std::filesystem::path(PYDLLM_TESTS) / "../docs/algorithms";
   size_t total = 0;
   for (const Algorithm* algorithm : algorithms()) {
     SCOPED_TRACE(algorithm->name);

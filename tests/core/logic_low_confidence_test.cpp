@@ -93,7 +93,7 @@ Ids after_step(Driver& driver, const Step& step, int32_t mask_id) {
 }
 
 TEST(LogicLowConfidence, EveryStepOfEveryTraceIsTheOriginals) {
-  std::ifstream in(std::filesystem::path(__FILE__).parent_path() / "golden_logic/low_confidence.txt");
+  std::ifstream in(std::filesystem::path(PYDLLM_TESTS) / "core/golden_logic/low_confidence.txt");
   int traces = 0;
   int32_t mask_id = 0;
   in >> traces >> mask_id;
