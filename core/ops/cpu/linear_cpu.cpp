@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 namespace pydllm::ops::cpu {
 namespace {
@@ -18,8 +20,9 @@ struct Split {
   int64_t rows_per_block;
 };
 
-constexpr int64_t kJobsPerThread = 4;  // so that the last jobs leave no core idle for long
-constexpr int64_t kLeastRows = 24;     // fewer rows per job read the panel too often
+constexpr int64_t kJobsPerThread = 4;                    // so that the last jobs leave no core idle for long
+constexpr int64_t kCachedPanelBytes = int64_t{1} << 20;  // half of the smallest second-level cache with AMX
+constexpr int64_t kLeastRows = 24;                       // fewer rows per job read the panel too often
 
 int64_t blocks(int64_t size, int64_t block) {
   return (size + block - 1) / block;
@@ -33,8 +36,17 @@ Split split_for(int64_t rows, int64_t out_features, int threads, int64_t tile_ro
   const int64_t rows_per_block = blocks(blocks(rows, row_blocks), tile_rows) * tile_rows;
   return {panels, blocks(rows, rows_per_block), rows_per_block};
 }
+// Memory that a thread keeps between its calls: fresh pages cost more than a product of few columns.
+Tensor kept(std::vector<int64_t> shape, DType dtype) {
+  thread_local Tensor memory;
+  int64_t bytes = static_cast<int64_t>(size_of(dtype));
+  for (const int64_t extent : shape) bytes *= extent;
+  if (memory.numel() < bytes) memory = Tensor::empty({bytes}, DType::kU8);
+  return Tensor::borrow(memory.raw(), std::move(shape), dtype, {}, memory.owner());
+}
+
 Tensor widened(const Tensor& x) {
-  Tensor out = Tensor::empty(x.shape(), DType::kF32);
+  const Tensor out = kept(x.shape(), DType::kF32);
   const BFloat16* const from = x.data<BFloat16>();
   std::transform(from, from + x.numel(), out.data<float>(), [](BFloat16 value) { return to_float(value); });
   return out;
@@ -44,17 +56,24 @@ Tensor widened(const Tensor& x) {
 Tensor tiled(ThreadPool& pool, const Tensor& x) {
   const int64_t rows = x.size(0), depth = x.size(1);
   const int64_t groups = blocks(rows, kTiledRows), steps = blocks(depth, kTiledDepth);
-  Tensor out = Tensor::empty({groups * kTiledRows, steps * kTiledDepth}, x.dtype());
+  const Tensor out = kept({groups * kTiledRows, steps * kTiledDepth}, x.dtype());
   const BFloat16* const from = x.data<BFloat16>();
   BFloat16* const to = out.data<BFloat16>();
+  constexpr size_t kPiece = kTiledDepth * sizeof(BFloat16);
   const auto tile = [=](int64_t group) {
+    BFloat16* const first = to + group * steps * kTiledRows * kTiledDepth;
     for (int64_t r = 0; r < kTiledRows; ++r) {
-      BFloat16* place = to + (group * steps * kTiledRows + r) * kTiledDepth;
-      const int64_t row = group * kTiledRows + r;
-      for (int64_t k = 0; k < depth; k += kTiledDepth, place += kTiledRows * kTiledDepth) {
-        const int64_t count = row < rows ? std::min<int64_t>(kTiledDepth, depth - k) : 0;
-        if (count > 0) std::memcpy(place, from + row * depth + k, static_cast<size_t>(count) * sizeof(BFloat16));
-        std::memset(place + count, 0, static_cast<size_t>(kTiledDepth - count) * sizeof(BFloat16));
+      const int64_t row = group * kTiledRows + r, held = row < rows ? depth : 0;
+      const BFloat16* const values = from + row * depth;
+      for (int64_t step = 0; step < steps; ++step) {
+        BFloat16* const place = first + (step * kTiledRows + r) * kTiledDepth;
+        const int64_t k = step * kTiledDepth, count = std::clamp<int64_t>(held - k, 0, kTiledDepth);
+        if (count == kTiledDepth) {
+          std::memcpy(place, values + k, kPiece);
+        } else {
+          std::memset(place, 0, kPiece);
+          std::copy_n(values + k, count, place);
+        }
       }
     }
   };
@@ -87,9 +106,13 @@ void linear(ThreadPool& pool, Isa isa, const Tensor& x, const PackedWeight& weig
   const float* const bias = weight.bias().defined() ? weight.bias().data<float>() : nullptr;
   float* const out = y.data<float>();
 
+  // Panels whose jobs follow one another for each block of rows, so that both come from the cache.
+  const int64_t together =
+      kernel.panels_stay ? std::clamp<int64_t>(kCachedPanelBytes / bytes_per_panel, 1, split.panels) : split.panels;
   const auto job = [&, rows = rows, depth = depth](int64_t i) {
-    const int64_t panel = kernel.panel_stays ? i / split.row_blocks : i % split.panels;
-    const int64_t row = (kernel.panel_stays ? i % split.row_blocks : i / split.panels) * split.rows_per_block;
+    const int64_t first = i / (together * split.row_blocks) * together;
+    const int64_t size = std::min(together, split.panels - first), place = i - first * split.row_blocks;
+    const int64_t panel = first + place % size, row = place / size * split.rows_per_block;
     const int64_t column = panel * kPanelWidth;
     kernel.run({.x = x_bytes + row * x_row_bytes,
                 .x_stride = x_stride,

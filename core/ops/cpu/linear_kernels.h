@@ -12,9 +12,9 @@ struct LinearKernel {
   DType input;  // the type of PanelJob::x: bfloat16 or float32
   void (*run)(const PanelJob&);
   int tile_rows = 6;  // rows that it handles together; a divisor of kRowBlock
-  // Its rows are taken block by block for each panel, so that the panel stays in the cache; else panel by panel for
-  // each block of rows. The first pays where reading the weights takes longer than the arithmetic.
-  bool panel_stays = false;
+  // Its panels are read once for all rows, as many at a time as stay in the cache; else once for each block of rows,
+  // which pays where the arithmetic takes longer than reading the weights.
+  bool panels_stay = false;
   bool tiles_x = false;  // PanelJob::x is tiled
 };
 
