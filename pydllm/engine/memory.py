@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydllm import _core
 from pydllm.errors import InvalidRequestError
 from pydllm.params import MAX_INT32
 
@@ -16,6 +18,15 @@ def available_memory(root: Path = Path("/")) -> int:
     """Bytes: the machine's available memory, less where the control group (v2 or v1) allows less."""
     limits = [_machine(root / "proc/meminfo"), *_cgroup(root / "sys/fs/cgroup")]
     return max(0, min(limits))
+
+
+def used_memory(device: str) -> int:
+    """Bytes that are taken: of a CUDA device by everyone, on "cpu" by this process."""
+    if device != "cpu":
+        free, total = _core.device_memory(device)
+        return total - free
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def kv_pages(config: EngineConfig, *, max_model_len: int, bytes_per_position: int, available: int) -> int:

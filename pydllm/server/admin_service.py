@@ -11,11 +11,11 @@ import os
 from typing import TYPE_CHECKING
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from pydllm import _core
 from pydllm_proto.v1 import admin_service_pb2 as pb
 from pydllm_proto.v1 import admin_service_pb2_grpc as pb_grpc
 
 from pydllm._version import __version__
+from pydllm.engine.memory import used_memory
 from pydllm.errors import InvalidRequestError
 from pydllm.params import shown
 from pydllm.server.lifecycle import Phase
@@ -122,17 +122,8 @@ def _engine(served: Served, window: Window) -> pb.EngineStats:
         steps_per_block=rates.steps_per_block,
         forward_passes_total=stats.steps,
         device=f"cpu ({config.threads or len(os.sched_getaffinity(0))} threads)" if device == "cpu" else device,
-        device_memory_used_bytes=_used_memory(device),
+        device_memory_used_bytes=used_memory(device),
     )
-
-
-def _used_memory(device: str) -> int:
-    """Of the device, by everyone; on the processor this process's own memory."""
-    if device != "cpu":
-        free, total = _core.device_memory(device)
-        return total - free
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _interval(request: pb.WatchServerStatsRequest) -> float:

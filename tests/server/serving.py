@@ -133,7 +133,8 @@ class ScriptedEngine:
             defaults=defaults,
         )
         self.loaded = SimpleNamespace(
-            config=SimpleNamespace(max_waiting_requests=4, max_running_requests=2, page_size=8, threads=1)
+            config=SimpleNamespace(max_waiting_requests=4, max_running_requests=2, page_size=8, threads=1),
+            info=SimpleNamespace(device="cpu"),
         )
         self.script: list[Any] = [(0, event("started")), (0, event("finished"))]
         self.waiting = 0
