@@ -16,6 +16,7 @@ from serving import Client, refused
 from pydllm.errors import InternalEngineError
 from pydllm.server.app import SERVICES, App
 from pydllm.server.config import ServerConfig
+from pydllm.server.life import EngineEndedError, serve
 from pydllm.server.listen import PortError, is_loopback
 
 Code = grpc.StatusCode
@@ -189,3 +190,14 @@ async def test_an_address_that_others_reach_is_warned_about(caplog: pytest.LogCa
 )
 def test_loopback_is_recognised(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
+
+
+async def test_an_engine_that_ends_by_itself_ends_the_server_with_an_error(scripted: Client) -> None:
+    ready = asyncio.Event()
+    serving = asyncio.ensure_future(
+        serve(ServerConfig(port=0, drain_timeout=1.0), lambda: scripted.served, lambda app, served: ready.set())
+    )
+    await asyncio.wait_for(ready.wait(), 10)
+    scripted.engine.closed.set()  # what a lost device does
+    with pytest.raises(EngineEndedError):
+        await asyncio.wait_for(serving, 10)

@@ -38,6 +38,7 @@ async def raw(client: Client, data: bytes, method: str = GENERATE) -> Any:
         (errors.UnsupportedError("diffusion.x", "no"), Code.UNIMPLEMENTED, "UNSUPPORTED_BY_ALGORITHM"),
         (errors.QueueFullError("full"), Code.RESOURCE_EXHAUSTED, "QUEUE_FULL"),
         (errors.EngineStoppedError("stopped"), Code.UNAVAILABLE, "DRAINING"),
+        (errors.DeviceLostError("an illegal memory access"), Code.UNAVAILABLE, "DEVICE_LOST"),
         (errors.DeadlineExceededError("late"), Code.DEADLINE_EXCEEDED, ""),
         (errors.RequestCancelledError("aborted"), Code.CANCELLED, "ABORTED"),
     ],
@@ -50,7 +51,7 @@ async def test_engine_errors_become_their_status(
     unary = await refused(scripted.generation.Generate(prompt()))
     stream = await refused(scripted.generation.StreamGenerate(pb.StreamGenerateRequest(request=prompt())))
     assert (unary.code, unary.reason) == (stream.code, stream.reason) == (code, reason)
-    retry = reason in ("QUEUE_FULL", "DRAINING")
+    retry = reason in ("QUEUE_FULL", "DRAINING", "DEVICE_LOST")
     assert unary.retry_seconds == (1 if retry else None)
     assert unary.metadata.get("grpc-retry-pushback-ms") == ("1000" if retry else None)
 
