@@ -96,6 +96,19 @@ inline void multiply_group(const char* x, const char* w, int64_t depth, float* s
   settle_memory();
 }
 
+// sums (+ bias, + y), sixteen columns at a time.
+inline void write_group_row(const PanelJob& job, int row, const float* sums) {
+  float* const y = job.y + row * job.y_stride;
+  for (int c = 0; c < job.columns; c += kTileColumns) {
+    const int left = job.columns - c;
+    const auto held = static_cast<__mmask16>(left < kTileColumns ? (1 << left) - 1 : 0xFFFF);
+    __m512 value = _mm512_load_ps(sums + c);
+    if (job.bias != nullptr) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(held, job.bias + c));
+    if (job.accumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(held, y + c), value);
+    _mm512_mask_storeu_ps(y + c, held, value);
+  }
+}
+
 }  // namespace
 
 void linear_bf16_amxbf16(const PanelJob& job);
@@ -107,6 +120,11 @@ void linear_bf16_amxbf16(const PanelJob& job) {
   for (int row = 0; row < job.rows; row += kTiledRows) {
     const int rows = job.rows - row < kTiledRows ? job.rows - row : kTiledRows;
     const char* const group = x + row * job.x_stride * 2;
+    // y is on its way while the products are made; the stores would wait for it otherwise.
+    for (int r = 0; r < rows; ++r) {
+      const float* const y = job.y + (row + r) * job.y_stride;
+      for (int c = 0; c < job.columns; c += kTileColumns) __builtin_prefetch(y + c, 1);
+    }
     for (int c = 0; c < job.columns; c += kGroupColumns) {
       if (rows > kTileRows) {
         multiply_group<true>(group, panel + c * 4, job.depth, sums + c);
@@ -114,7 +132,7 @@ void linear_bf16_amxbf16(const PanelJob& job) {
         multiply_group<false>(group, panel + c * 4, job.depth, sums + c);
       }
     }
-    for (int r = 0; r < rows; ++r) write_row<void>(job, row + r, sums + r * kPanelWidth);
+    for (int r = 0; r < rows; ++r) write_group_row(job, row + r, sums + r * kPanelWidth);
   }
   _tile_release();  // a thread that holds tiles is dearer to switch
 }
