@@ -65,7 +65,11 @@ CudaInfo cuda_info() {
   CudaInfo info;
   info.built = true;
   info.runtime_version = "emulated";
-  info.devices.push_back({"CUDA on the CPU (emulation for tests)", 8, 0, kMemory});
+  CudaInfo::Device device;
+  device.name = "CUDA on the CPU (emulation for tests)";
+  device.major = 8;
+  device.memory_bytes = device.free_bytes = kMemory;
+  info.devices.push_back(device);
   return info;
 }
 
