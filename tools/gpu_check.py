@@ -88,7 +88,17 @@ def extension() -> str:
 
 def python_tests(name: str, device: str, nodes: tuple[str, ...], prefix: tuple[str, ...] = ()) -> Step:
     """pytest on the device, with the extension that was just built."""
-    command = [*prefix, sys.executable, "tools/with_core.py", extension(), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command = [
+        *prefix,
+        sys.executable,
+        "tools/with_core.py",
+        extension(),
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+    ]
     code, output, seconds = run([*command, *nodes], PYDLLM_TEST_DEVICE=device)
     return Step(name, code == 0, last_line(output), seconds)
 

@@ -1,6 +1,6 @@
 // Taking tensors out of a checkpoint in the form the ops want. Every function marks what it took as done, so that the
-// pages of the file leave memory while loading goes on; nothing returned points into the file. What is returned lives on
-// the context's device.
+// pages of the file leave memory while loading goes on; nothing returned points into the file. What is returned lives
+// on the context's device.
 #pragma once
 
 #include <cstdint>

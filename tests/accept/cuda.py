@@ -26,7 +26,7 @@ LINES = [
          make("cuda", show=r"^.*kernels.*$"), False),
     Line("kernels", "emulated kernels against the CPU's ops: sizes below, at, above and not a multiple of every tile",
          cpp("Cuda*.*:*/Cuda*.*-CudaEngine*:*/CudaEngine*"), False),
-    Line("engine", "the engine on the emulated device: the CPU's logits, answers, pages that come back, refused devices",
+    Line("engine", "the engine on the emulated device: the CPU's logits and answers, pages that come back, refusals",
          cpp("CudaEngine*:*/CudaEngine*:CudaDevice*"), False),
     Line("recordings", "the recordings of the original implementations, every kernel emulated",
          make("cuda-emulated", show=r"^\d+ passed.*$")),

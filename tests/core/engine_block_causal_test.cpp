@@ -50,7 +50,7 @@ void expect_cached_equals_uncached(MakeModel make, int32_t block) {
     std::ranges::copy(requests_around(block, algorithm->name), std::back_inserter(requests));
   }
   std::vector<Answer> expected;
-  for (const Request& request : requests) expected.push_back(uncached(*make(), request));
+  for (const Request& request : requests) expected.push_back(uncached(*make(), request, true));
   for (const Setting& setting : kSettings) {
     Client together(make(), options_of(setting), setting.threads);
     std::vector<RequestId> ids;

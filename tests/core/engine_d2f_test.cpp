@@ -96,7 +96,7 @@ template <class MakeModel>
 void expect_cached_equals_uncached(MakeModel make, int32_t block) {
   const std::vector<Request> requests = requests_around(block);
   std::vector<Answer> expected;
-  for (Request request : requests) expected.push_back(uncached(*make(), request));
+  for (Request request : requests) expected.push_back(uncached(*make(), request, false));
   for (const Setting& setting : kSettings) {
     EngineOptions options = options_of(setting);
     options.delete_token_id = options.split_token_id = -1;

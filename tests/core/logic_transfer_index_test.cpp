@@ -76,8 +76,7 @@ GoldenRow read_row(std::istream& in, size_t vocab) {
 
 const std::vector<GoldenRow>& golden_rows() {
   static const std::vector<GoldenRow> rows = [] {
-    const std::filesystem::path path =
-        std::filesystem::path(PYDLLM_TESTS) / "core/golden_logic/transfer_index.txt";
+    const std::filesystem::path path = std::filesystem::path(PYDLLM_TESTS) / "core/golden_logic/transfer_index.txt";
     std::ifstream in(path);
     size_t count = 0, vocab = 0, mask_id = 0;
     in >> count >> vocab >> mask_id;

@@ -17,8 +17,9 @@ struct Answer {
   bool operator==(const Answer&) const = default;
 };
 
-// Every step is one forward over the whole canvas up to the window's end, on fresh pages.
-inline Answer uncached(Model& model, const Request& request) {
+// Every step is one forward over the whole canvas up to the window's end, on fresh pages. control_tokens: the model has
+// kDelete and kSplit, as with options_of.
+inline Answer uncached(Model& model, const Request& request, bool control_tokens) {
   const decode::Algorithm& algorithm = decode::find_algorithm(request.algorithm);
   const decode::ParamMap params = decode::check_params(algorithm, request.params);
   decode::Canvas canvas(request.prompt, request.max_tokens, kMask, model.info().block_length, algorithm.finality);
@@ -35,7 +36,7 @@ inline Answer uncached(Model& model, const Request& request) {
     decode::ForwardPlan plan;
     decoding->plan(canvas, plan);
     HandRun fresh(model, plan.query_end, kMask);
-    (algorithm.reads_controls ? fresh.controls : fresh.never) = {kDelete, kSplit};
+    if (control_tokens) (algorithm.reads_controls ? fresh.controls : fresh.never) = {kDelete, kSplit};
     fresh.filtered = plan.filtered;
     if (plan.block_length > 0) fresh.blocks = {plan.block_length, canvas.prompt_length()};
     decoding->commit(
