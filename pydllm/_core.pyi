@@ -216,6 +216,9 @@ class EngineStats:
 class Engine:
     def __init__(self, model: Model, options: Mapping[str, object], *, threads: int = 0) -> None:
         """`options` has exactly the fields of core/engine/options.h; an unknown key raises InvalidRequest."""
+    @property
+    def ended(self) -> bool:
+        """The engine thread is at its end: after `stop`, or because it can serve no more. `event_fd` wakes up then."""
     def submit(
         self,
         prompt: Sequence[int],
