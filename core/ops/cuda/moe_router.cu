@@ -7,10 +7,8 @@
 namespace pydllm::ops::cuda {
 
 constexpr int32_t kRouterWarps = 8;
-// Blocks take as many warps as fit in the first; a row of the most experts and groups fits in the second (sm_80: 163
-// KB).
+// Blocks take as many warps as fit; a row of 4096 experts, as many as a model may have, fits with up to 384 groups.
 constexpr size_t kRouterSharedBytes = 96 << 10;
-constexpr size_t kMostRouterSharedBytes = 160 << 10;
 constexpr float kNeverChosen = -INFINITY;
 
 struct RouterArgs {
@@ -209,8 +207,8 @@ void moe_router(const float* logits, const float* bias, int64_t tokens, int64_t 
   const auto bytes = [&](size_t warps) {
     return router_shared_bytes(warps, static_cast<size_t>(experts), static_cast<size_t>(rule.groups));
   };
-  check(bytes(1) <= kMostRouterSharedBytes, "moe_router: expected at most ", kMostRouterSharedBytes,
-        " bytes of shared memory for a row, got ", bytes(1), " with ", experts, " experts");
+  check(bytes(1) <= kMostSharedBytes, "moe_router: expected at most ", kMostSharedBytes,
+        " bytes of shared memory for a row, got ", bytes(1), " with ", experts, " experts in ", rule.groups, " groups");
   const int32_t most = by_block ? std::min<int32_t>(rule.block_length, kRouterWarps) : kRouterWarps;
   int32_t warps = 1;
   while (warps < most && bytes(static_cast<size_t>(warps) + 1) <= kRouterSharedBytes) ++warps;
