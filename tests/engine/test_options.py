@@ -49,13 +49,6 @@ def test_a_wrong_option_is_named(options: dict[str, Any], field: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_cuda_is_unsupported_not_unknown(device: str) -> None:
-    with pytest.raises(UnsupportedError) as caught:
-        EngineConfig(device=device)
-    assert caught.value.field == "device"
-
-
 @pytest.mark.parametrize(
     ("available", "expected"),
     [
