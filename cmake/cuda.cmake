@@ -25,7 +25,10 @@ if(NOT PYDLLM_HAS_CUDA)
   return()
 endif()
 
-if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+# AUTO builds for the GPU that is here, ON for all that are supported.
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND PYDLLM_CUDA STREQUAL "AUTO")
+  set(CMAKE_CUDA_ARCHITECTURES native)
+elseif(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
   set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 100a-real 80-virtual)
 endif()
 enable_language(CUDA)
