@@ -4,7 +4,6 @@ file(GLOB PYDLLM_CUDA_OPS CONFIGURE_DEPENDS core/ops/cuda/*.cu)
 
 set(PYDLLM_HAS_CUDA OFF)
 if(PYDLLM_CUDA STREQUAL "EMULATED")
-  list(FILTER PYDLLM_CUDA_OPS EXCLUDE REGEX "/launch\\.cu$")
   set_source_files_properties(${PYDLLM_CUDA_OPS} PROPERTIES LANGUAGE CXX)
   target_sources(pydllm_core PRIVATE ${PYDLLM_CUDA_OPS} core/ops/cuda/backend.cpp core/ops/cuda/emulated_runtime.cpp)
   target_compile_definitions(pydllm_core PUBLIC PYDLLM_HAS_CUDA PYDLLM_CUDA_EMULATED)
