@@ -4,7 +4,7 @@ namespace pydllm {
 
 CudaInfo cuda_info() {
   CudaInfo info;
-  info.error = "this build has no CUDA code (no CUDA compiler was found when it was built)";
+  info.error = "this build has no CUDA code (it was built without nvcc or without an NVIDIA driver)";
   return info;
 }
 

@@ -6,8 +6,8 @@ namespace {
 
 [[noreturn]] void refuse() {
   throw Unsupported("device",
-                    "device: this build has no CUDA code (no CUDA compiler was found when it was built); use cpu, or "
-                    "install nvcc 13 and build again");
+                    "device: this build has no CUDA code (it was built without nvcc or without an NVIDIA driver); use "
+                    "cpu, or build again where both are");
 }
 
 }  // namespace
