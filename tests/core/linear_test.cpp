@@ -140,6 +140,24 @@ TEST_P(LinearShapes, IntegersAreExactForEveryRowCount) {
   }
 }
 
+// Jobs of several panels, more rows than a job has, slices of k that do not divide it.
+TEST_F(Linear, IntegersAreExactOnOneThreadWithManyPanelsAndRows) {
+  const int64_t depth = 2090, max_rows = 646, columns = 1100;
+  const std::vector<float> xs = random_integers(static_cast<size_t>(max_rows * depth), random_);
+  const std::vector<float> ws = random_integers(static_cast<size_t>(columns * depth), random_);
+  const Tensor w = to_tensor(ws, columns, DType::kF32);
+  const std::vector<double> expected = product(to_tensor(xs, max_rows, DType::kF32), w);
+  const PackedWeight weight = pack(w, DType::kBF16);
+  ThreadPool one{1};
+  for (const int64_t rows : {1, 32, 49, 320, 321, 646}) {
+    const Tensor x = to_tensor({xs.begin(), xs.begin() + rows * depth}, rows, linear_input_dtype(DType::kBF16));
+    const std::vector<double> wanted(expected.begin(), expected.begin() + rows * columns);
+    Tensor y = exact_tensor({rows, columns}, DType::kF32);
+    cpu::linear(one, cpu::active_isa(), x, weight, y, LinearMode::kOverwrite);
+    EXPECT_TRUE(elements(y) == wanted) << rows;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Depth, LinearShapes, ::testing::Values(1, 2, 3, 63, 64, 65, 160, 192, 1024, 1025, 2049));
 
 // Each of the K products is rounded at most once and passes at most K additions, then those of the bias and of y; each

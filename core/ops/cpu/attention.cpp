@@ -1,7 +1,5 @@
 #include <algorithm>
 #include <cstddef>
-#include <memory>
-#include <new>
 #include <vector>
 
 #include "ops/cpu/convert.h"
@@ -10,9 +8,8 @@
 namespace pydllm::ops::cpu {
 namespace {
 
-// Rows (queries x grouped heads) of a tile: enough that gathering a key tile is a small part of using it (measured at
-// head_dim 128), few enough that the tile's scores and outputs stay in the second-level cache.
-constexpr int64_t kTileRows = 128;
+constexpr int64_t kTasksPerThread = 2;
+constexpr int64_t kLeastRows = 64;  // below, gathering keys takes longer than using them
 
 struct AttentionCall {
   const Tensor& q;
@@ -35,8 +32,9 @@ struct QueryTile {
   int64_t count;
 };
 
-std::vector<QueryTile> split(std::span<const SequenceSpan> sequences, int64_t group) {
-  const int64_t most = std::max<int64_t>(1, kTileRows / group);
+// Tiles of at most `rows` rows.
+std::vector<QueryTile> split(std::span<const SequenceSpan> sequences, int64_t group, int64_t rows) {
+  const int64_t most = std::max<int64_t>(1, rows / group);
   std::vector<QueryTile> tiles;
   for (const SequenceSpan& sequence : sequences) {
     const int64_t pieces = (sequence.query_length + most - 1) / most;
@@ -48,45 +46,21 @@ std::vector<QueryTile> split(std::span<const SequenceSpan> sequences, int64_t gr
   return tiles;
 }
 
-// Hands out consecutive 64-byte aligned arrays of one allocation.
-class ScratchMemory {
- public:
-  explicit ScratchMemory(const AttentionTile& tile) {
-    AttentionScratch unused;
-    floats_ = lay_out(tile, nullptr, unused);
-    memory_.reset(new (std::align_val_t{64}) float[static_cast<size_t>(floats_)]);
-    lay_out(tile, memory_.get(), scratch_);
-  }
-  const AttentionScratch& arrays() const { return scratch_; }
+// The kernel's rows, or fewer where threads would have nothing to do.
+int64_t rows_per_tile(const VectorKernels& kernels, const AttentionCall& call, int threads) {
+  const bool bf16 = call.layer.keys.dtype() == DType::kBF16;
+  const int64_t most = bf16 ? kernels.bf16_attention_rows : kAttentionRows;
+  if (threads == 1) return most;
+  const int64_t rows = call.q.size(0) * call.query_heads;
+  return std::clamp<int64_t>(rows / (kTasksPerThread * threads), kLeastRows, most);
+}
 
- private:
-  struct Free {
-    void operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); }
-  };
-
-  static int64_t lay_out(const AttentionTile& tile, float* base, AttentionScratch& out) {
-    int64_t used = 0;
-    const auto take = [&](int64_t floats) {
-      float* array = base ? base + used : nullptr;
-      used += (floats + kMaxLanes - 1) / kMaxLanes * kMaxLanes;
-      return array;
-    };
-    const int64_t rows = tile.rows(), padded = tile.padded_dim();
-    out.q = take(rows * tile.head_dim);
-    out.scores = take(rows * kKeyTile);
-    out.out = take(rows * padded);
-    out.max = take(rows);
-    out.sum = take(rows);
-    out.keys = take(tile.head_dim * kKeyTile);
-    out.values = take(kKeyTile * padded);
-    out.staging = take(4 * padded);
-    return used;
-  }
-
-  int64_t floats_ = 0;
-  std::unique_ptr<float[], Free> memory_;
-  AttentionScratch scratch_{};
-};
+// Work memory that a thread keeps between its tiles: fresh pages cost as much as a small tile.
+float* work_memory(int64_t floats) {
+  thread_local Tensor memory;
+  if (memory.numel() < floats) memory = Tensor::empty({floats}, DType::kF32);
+  return memory.data<float>();
+}
 
 AttentionTile describe(const AttentionCall& call, const QueryTile& queries, int64_t kv_head) {
   const int64_t head_elements = call.page_size() * call.head_dim();
@@ -114,11 +88,11 @@ AttentionTile describe(const AttentionCall& call, const QueryTile& queries, int6
 
 void run_tile(const VectorKernels& kernels, const AttentionCall& call, const QueryTile& queries, int64_t kv_head) {
   const AttentionTile tile = describe(call, queries, kv_head);
-  const ScratchMemory scratch(tile);
-  kernels.attention(tile, scratch.arrays());
+  float* const memory = work_memory(kernels.attention_memory(tile));
+  kernels.attention(tile, memory);
   for (int64_t r = 0; r < tile.rows(); ++r) {
     const int64_t token = queries.begin + r / tile.group, head = kv_head * tile.group + r % tile.group;
-    store_floats(kernels, scratch.arrays().out + r * tile.padded_dim(), tile.head_dim, call.out.dtype(), call.out.raw(),
+    store_floats(kernels, memory + r * tile.padded_dim(), tile.head_dim, call.out.dtype(), call.out.raw(),
                  (token * call.query_heads + head) * tile.head_dim);
   }
 }
@@ -128,8 +102,9 @@ void run_tile(const VectorKernels& kernels, const AttentionCall& call, const Que
 void attention(const Context& context, const Tensor& q, int64_t query_column, int64_t query_heads, const KvLayer& layer,
                std::span<const SequenceSpan> sequences, float scale, Tensor& out) {
   const AttentionCall call{q, query_column, query_heads, layer, scale, out};
-  const std::vector<QueryTile> tiles = split(sequences, call.group());
   const VectorKernels& kernels = vector_kernels();
+  const std::vector<QueryTile> tiles =
+      split(sequences, call.group(), rows_per_tile(kernels, call, context.pool->size()));
   const int64_t heads = call.kv_heads();
   context.pool->run(static_cast<int64_t>(tiles.size()) * heads, [&](int64_t task) {
     run_tile(kernels, call, tiles[static_cast<size_t>(task / heads)], task % heads);

@@ -12,10 +12,13 @@ struct Entry {
   LinearKernel kernel;
 };
 
+// x and sums of a job, 4 KiB to a row, leave room for the panels in a second-level cache of 2 MiB.
+constexpr int kAmxRows = 320, kAmxPanels = 8;
+
 // Of each weight type the best first.
 constexpr Entry kKernels[] = {
 #if defined(__x86_64__)
-    {DType::kBF16, {Isa::kAmxBf16, DType::kBF16, linear_bf16_amxbf16, kTiledRows, true, true}},
+    {DType::kBF16, {Isa::kAmxBf16, DType::kBF16, linear_bf16_amxbf16, kTiledRows, kAmxRows, kAmxPanels, true}},
     {DType::kBF16, {Isa::kAvx512Bf16, DType::kBF16, linear_bf16_avx512bf16}},
     {DType::kBF16, {Isa::kAvx512, DType::kF32, linear_bf16_avx512}},
     {DType::kBF16, {Isa::kAvx2, DType::kF32, linear_bf16_avx2}},

@@ -11,10 +11,11 @@ struct LinearKernel {
   Isa isa;      // the set it needs
   DType input;  // the type of PanelJob::x: bfloat16 or float32
   void (*run)(const PanelJob&);
-  int tile_rows = 6;  // rows that it handles together; a divisor of kRowBlock
-  // Its panels are read once for all rows, as many at a time as stay in the cache; else once for each block of rows,
-  // which pays where the arithmetic takes longer than reading the weights.
-  bool panels_stay = false;
+  int tile_rows = 6;          // rows that it handles together; a divisor of most_rows
+  int most_rows = kRowBlock;  // to a job
+  // Panels to a job. One: jobs are ordered by rows, which pays where the arithmetic takes longer than reading the
+  // weights. More: the kernel keeps panels in the cache itself.
+  int most_panels = 1;
   bool tiles_x = false;  // PanelJob::x is tiled
 };
 

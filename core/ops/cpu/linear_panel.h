@@ -13,7 +13,7 @@
 namespace pydllm::ops::cpu {
 
 constexpr int kPanelWidth = 64;
-constexpr int kRowBlock = 96;      // rows of x one job covers at most
+constexpr int kRowBlock = 96;      // rows of x one job covers at most, if LinearKernel does not say otherwise
 constexpr int kDepthBlock = 1024;  // k handled at a time; even
 
 // Tiled x, for kernels that want it: groups of 32 rows, a group [steps of k, 32 rows, 32 k], zeros behind the last row
@@ -21,16 +21,21 @@ constexpr int kDepthBlock = 1024;  // k handled at a time; even
 // KiB.
 constexpr int kTiledRows = 32, kTiledDepth = 32;
 
-// y[r, c] = sum_k x[r, k] w[c, k] + bias[c] (+ y[r, c]) for the columns of one panel.
+// y[r, c] = sum_k x[r, k] w[c, k] + bias[c] (+ y[r, c]) for the columns of some panels that follow one another.
 struct PanelJob {
   const void* x;  // [rows, depth], the kernel's input type; or tiled, a group's x_stride * kTiledRows apart
   int64_t x_stride;
-  const void* panel;  // the kernel's weight type, 64-byte aligned
+  const void* panel;     // the first; the kernel's weight type, 64-byte aligned
+  int64_t panel_stride;  // bytes
+  int panels;            // 1 to LinearKernel::most_panels
+  const void* upcoming;  // the first panel that this thread will probably want next, or null
   int64_t depth;
-  int rows;           // 1 to kRowBlock
-  int columns;        // 1 to kPanelWidth: those that exist
+  int rows;           // 1 to LinearKernel::most_rows
+  int columns;        // of all panels: those that exist
   const float* bias;  // [columns] or null
   bool accumulate;
+  float*
+      sums;  // work memory [panels, rows rounded up to kTiledRows, kPanelWidth], 64-byte aligned; null with one panel
   float* y;  // [rows, columns]
   int64_t y_stride;
 };

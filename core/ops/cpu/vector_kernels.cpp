@@ -7,7 +7,8 @@ namespace {
 
 const VectorKernels& widest(Isa limit) {
   const VectorKernels* kernels = nullptr;
-  if (limit >= Isa::kAvx512) kernels = avx512_kernels();
+  if (limit >= Isa::kAmxBf16) kernels = amxbf16_kernels();
+  if (!kernels && limit >= Isa::kAvx512) kernels = avx512_kernels();
   if (!kernels && limit >= Isa::kAvx2) kernels = avx2_kernels();
   return kernels ? *kernels : *portable_kernels();
 }

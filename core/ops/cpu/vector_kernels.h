@@ -8,7 +8,9 @@
 namespace pydllm::ops::cpu {
 
 inline constexpr int64_t kMaxLanes = 16;  // floats in the widest vector
-inline constexpr int64_t kKeyTile = 64;   // keys of one step of the streaming softmax
+inline constexpr int64_t kKeyTile = 64;   // keys of one step of the streaming softmax in float32
+
+inline constexpr int64_t kAttentionRows = 128;  // of a tile in float32; see VectorKernels::bf16_attention_rows
 
 // Queries of one sequence against one key/value head. Row r of the tile is query r / group of query head r % group.
 struct AttentionTile {
@@ -33,18 +35,6 @@ struct AttentionTile {
   int64_t padded_dim() const { return (head_dim + kMaxLanes - 1) / kMaxLanes * kMaxLanes; }
 };
 
-// Work memory of one tile; every array is aligned to 64 bytes.
-struct AttentionScratch {
-  float* q;        // [rows, head_dim], scaled
-  float* scores;   // [rows, kKeyTile]
-  float* out;      // [rows, padded_dim]: the result
-  float* max;      // [rows]
-  float* sum;      // [rows]
-  float* keys;     // [head_dim, kKeyTile]
-  float* values;   // [kKeyTile, padded_dim]
-  float* staging;  // [4, padded_dim]
-};
-
 struct VectorKernels {
   const char* isa;
 
@@ -66,13 +56,20 @@ struct VectorKernels {
   // The first index in [begin, n) with x[index] > bound, or n.
   int64_t (*next_above)(const float* x, int64_t begin, int64_t n, float bound);
 
-  void (*attention)(const AttentionTile& tile, const AttentionScratch& scratch);
+  // Rows of a tile, with bfloat16 pages: enough that gathering keys and values is a small part of using them, few
+  // enough that the work memory stays in the second-level cache.
+  int64_t bf16_attention_rows;
+  // Floats of work memory, aligned to 64 bytes, that the kernel wants for a tile.
+  int64_t (*attention_memory)(const AttentionTile& tile);
+  // Leaves its result, [rows, padded_dim], at the beginning of the work memory.
+  void (*attention)(const AttentionTile& tile, float* memory);
 };
 
 // Null where the build's target has no such instruction set. Call a kernel only after checking the CPU.
 const VectorKernels* portable_kernels();
 const VectorKernels* avx2_kernels();
 const VectorKernels* avx512_kernels();
+const VectorKernels* amxbf16_kernels();
 
 // The widest this CPU can run, capped by PYDLLM_CPU_ISA.
 const VectorKernels& vector_kernels();

@@ -9,9 +9,11 @@
 namespace pydllm::ops::cpu {
 
 const VectorKernels* avx512_kernels() {
-  static const VectorKernels kernels{
-      "avx512",   swiglu_kernel,    sum_of_squares_kernel, scale_kernel,      to_bf16_kernel,  from_bf16_kernel,
-      exp_kernel, chunk_max_kernel, chunk_sums_kernel,     next_above_kernel, attention_kernel};
+  static const VectorKernels kernels{"avx512",          swiglu_kernel,    sum_of_squares_kernel,
+                                     scale_kernel,      to_bf16_kernel,   from_bf16_kernel,
+                                     exp_kernel,        chunk_max_kernel, chunk_sums_kernel,
+                                     next_above_kernel, kAttentionRows,   attention_memory_kernel,
+                                     attention_kernel};
   return &kernels;
 }
 
