@@ -32,7 +32,7 @@ LINES = [
          cpp("Registry/EveryAlgorithm.*:AlgorithmTables.*")),
     Line("engine", "every registered algorithm in the engine: models that love the mask, every budget, edits counted",
          cpp("Registry/EveryAlgorithmInTheEngine.*"), False),
-    Line("deadline", "a deadline ends a running request in time with what is final, every algorithm as max_forward_passes does",
+    Line("deadline", "a deadline ends a running request in time, in every algorithm with what max_forward_passes gives",
          cpp("StepTimes.*:EngineDeadline.*:Registry/EveryAlgorithmInTheEngine.ADeadline*"), False),
     Line("every", "every algorithm of every family, float32 and bfloat16, shards: the same alone and with all others",
          tests("tests/models/test_every_algorithm.py", "-k", "answers_the_same"), False),
