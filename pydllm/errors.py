@@ -44,7 +44,7 @@ class RequestCancelledError(PydllmError):
 
 
 class DeadlineExceededError(PydllmError):
-    """The deadline passed before the request's first denoising forward had ended: there is no answer to give."""
+    """The deadline passed before the request's first denoising forward: there is no answer to give."""
 
 
 class EngineStoppedError(PydllmError):

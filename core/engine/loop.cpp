@@ -116,7 +116,7 @@ void EngineLoop::expire(Clock::time_point step_end) {
       end_in_time(live);
     } else if (*live.request.deadline <= now) {
       fail(live, FailReason::kDeadlineExceeded,
-           live.admitted ? "the deadline passed before the request's first denoising forward had ended"
+           live.admitted ? "the deadline passed before the request's first denoising forward"
                          : "the deadline passed while the request was queued");
     }
   }
