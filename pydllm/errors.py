@@ -44,7 +44,7 @@ class RequestCancelledError(PydllmError):
 
 
 class DeadlineExceededError(PydllmError):
-    """The request's deadline passed before it ended."""
+    """The deadline passed before the request's first denoising forward: there is no answer to give."""
 
 
 class EngineStoppedError(PydllmError):

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 FinishReason = Literal["stop", "stop_sequence", "length", "step_limit", "repetition"]
 """stop: the model's EOS. stop_sequence: a requested stop string or token. length: max_tokens.
-step_limit: max_forward_passes. repetition: max_repetition_run; the run's last token is the last one."""
+step_limit: max_forward_passes or the deadline. repetition: max_repetition_run; the run's last token is the last one."""
 
 
 @dataclass(frozen=True)

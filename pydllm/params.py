@@ -122,7 +122,7 @@ class DiffusionParams:
         interval = _integer("diffusion.cache_refresh_interval", self.cache_refresh_interval, 0, MAX_INT32)
         _set(self, "cache_refresh_interval", interval)
         for name in ("confidence_threshold", "entropy_threshold", "edit_threshold"):
-            _set(self, name, _real(f"diffusion.{name}", getattr(self, name), "a finite number"))
+            _set(self, name, finite_number(f"diffusion.{name}", getattr(self, name)))
         if self.cache is not None and not isinstance(self.cache, str):
             _refuse("diffusion.cache", "a string", self.cache)
         _boolean("diffusion.allow_edits", self.allow_edits)
@@ -163,6 +163,11 @@ def _real(
     if not math.isfinite(number) or number > high or number < low or (open_low and number == low):
         _refuse(name, expected, value)
     return number
+
+
+def finite_number(name: str, value: float | None) -> float | None:
+    """A float (None stays None); InvalidRequestError(name) for what is no finite number."""
+    return _real(name, value, "a finite number")
 
 
 def _integer(name: str, value: int | None, low: int, high: int) -> int | None:

@@ -65,6 +65,12 @@ int32_t answer_so_far(const decode::Canvas& canvas) {
   return std::min(canvas.final_end(), canvas.answer_end());
 }
 
+// The end by a budget, of forwards or of time. One that only cuts idle steps of a schedule has cut nothing.
+Ending budget_ending(const decode::Canvas& canvas) {
+  const int32_t final_end = answer_so_far(canvas);
+  return {final_end, final_end == canvas.answer_end() ? FinishReason::kLength : FinishReason::kStepLimit};
+}
+
 std::optional<Ending> ending_of(LiveRequest& live) {
   const decode::Canvas& canvas = live.canvas;
   const int32_t final_end = answer_so_far(canvas);
@@ -72,13 +78,12 @@ std::optional<Ending> ending_of(LiveRequest& live) {
   if (live.decoding->done(canvas)) return Ending{final_end};
   const int32_t limit = live.request.max_forward_passes;
   if (limit == 0 || live.denoise_steps < limit) return std::nullopt;
-  // A limit that only cuts idle steps of a schedule has cut nothing.
-  return Ending{final_end, final_end == canvas.answer_end() ? FinishReason::kLength : FinishReason::kStepLimit};
+  return budget_ending(canvas);
 }
 
-// End of the generated positions that the forward worked on.
-int32_t work_end(const LiveRequest& live, const decode::Progress& progress) {
-  return std::min(std::max(progress.block_end, progress.active_end), live.canvas.answer_end());
+// End of the generated positions that the last forward worked on.
+int32_t work_end(const LiveRequest& live) {
+  return std::min(std::max(live.progress.block_end, live.progress.active_end), live.canvas.answer_end());
 }
 
 void open_block(LiveRequest& live, const BlockDone& block) {
@@ -90,10 +95,11 @@ void open_block(LiveRequest& live, const BlockDone& block) {
 }
 
 // Remembers the blocks that the forward worked on.
-void open_blocks(LiveRequest& live, const decode::Progress& progress) {
+void open_blocks(LiveRequest& live) {
+  const decode::Progress& progress = live.progress;
   const int32_t prompt = live.canvas.prompt_length(), length = progress.block_end - progress.block_begin;
   int32_t index = progress.block_index;
-  for (int32_t begin = progress.block_begin; begin < work_end(live, progress); begin += length, ++index) {
+  for (int32_t begin = progress.block_begin; begin < work_end(live); begin += length, ++index) {
     open_block(live, {.block_index = index,
                       .begin = std::max(0, begin - prompt),
                       .end = std::min(begin + length, live.canvas.answer_end()) - prompt});
@@ -133,12 +139,12 @@ int32_t deliver(LiveRequest& live, int32_t final_end, bool ended, Event& event) 
 }
 
 // `end` bounds the block, so that the last snapshot of a request shows exactly what is final.
-void add_snapshot(const LiveRequest& live, const decode::Progress& progress, int32_t end, Event& event) {
-  const int32_t begin = std::max(progress.block_begin, live.canvas.prompt_length());
-  event.snapshot_block = progress.block_index;
-  event.snapshot_step = progress.block_step;
+void add_snapshot(const LiveRequest& live, int32_t end, Event& event) {
+  const int32_t begin = std::max(live.progress.block_begin, live.canvas.prompt_length());
+  event.snapshot_block = live.progress.block_index;
+  event.snapshot_step = live.progress.block_step;
   event.snapshot_offset = begin - live.canvas.prompt_length();
-  for (int32_t position = begin; position < std::min(work_end(live, progress), end); ++position) {
+  for (int32_t position = begin; position < std::min(work_end(live), end); ++position) {
     const auto at = static_cast<size_t>(position);
     event.snapshot_tokens.push_back(live.canvas.masked(position) ? -1 : live.canvas.tokens()[at]);
     event.snapshot_confidences.push_back(live.canvas.confidences()[at]);
@@ -160,6 +166,14 @@ void finish(const Ending& ending, Event& event) {
   event.stop_token_id = ending.stop_token_id;
 }
 
+// The request's last events: kFinished with what the last step brought, or, with snapshots or a trace, behind it.
+void tell_end(const LiveRequest& live, const Ending& ending, Event event, std::vector<Event>& events) {
+  const bool apart = live.request.snapshots || live.request.trace;
+  if (!apart) finish(ending, event);
+  events.push_back(std::move(event));
+  if (apart) finish(ending, events.emplace_back(event_of(live, EventKind::kFinished)));
+}
+
 std::string one_line(std::string text) {
   std::replace_if(text.begin(), text.end(), [](char c) { return c == '\n' || c == '\r'; }, ' ');
   return text;
@@ -171,12 +185,12 @@ StepOutcome commit_forward(LiveRequest& live, std::span<const RowStats> stats, s
   check_finite(live, stats);
   std::vector<int32_t> canvas_before;
   if (live.request.trace) canvas_before.assign(live.canvas.tokens().begin(), live.canvas.tokens().end());
-  const decode::Progress progress = live.decoding->progress();
+  live.progress = live.decoding->progress();
   live.canvas.forget_changes();
   live.decoding->commit(stats, live.canvas);
   ++live.forward_passes;
   ++live.denoise_steps;
-  open_blocks(live, progress);
+  open_blocks(live);
 
   const std::optional<Ending> ending = ending_of(live);
   Event event = event_of(live, EventKind::kStep);
@@ -185,15 +199,26 @@ StepOutcome commit_forward(LiveRequest& live, std::span<const RowStats> stats, s
       .ended = ending.has_value(),
       .final_tokens = generated,
       .blocks_finished = static_cast<int32_t>(event.blocks.size()),
-      .block_positions = work_end(live, progress) - std::max(progress.block_begin, live.canvas.prompt_length())};
-  if (live.request.snapshots) add_snapshot(live, progress, ending ? ending->end : live.canvas.answer_end(), event);
+      .block_positions = work_end(live) - std::max(live.progress.block_begin, live.canvas.prompt_length())};
+  if (live.request.snapshots) add_snapshot(live, ending ? ending->end : live.canvas.answer_end(), event);
   if (live.request.trace) add_trace(live, std::move(canvas_before), event);
 
-  const bool apart = live.request.snapshots || live.request.trace;
-  if (ending && !apart) finish(*ending, event);
-  if (ending || worth_telling(live, event)) events.push_back(std::move(event));
-  if (ending && apart) finish(*ending, events.emplace_back(event_of(live, EventKind::kFinished)));
+  if (ending) {
+    tell_end(live, *ending, std::move(event), events);
+  } else if (worth_telling(live, event)) {
+    events.push_back(std::move(event));
+  }
   return outcome;
+}
+
+int32_t end_with_what_is_final(LiveRequest& live, std::vector<Event>& events) {
+  const Ending ending = budget_ending(live.canvas);
+  Event event = event_of(live, EventKind::kStep);
+  deliver(live, ending.end, true, event);
+  const auto blocks = static_cast<int32_t>(event.blocks.size());
+  if (live.request.snapshots) add_snapshot(live, ending.end, event);
+  tell_end(live, ending, std::move(event), events);
+  return blocks;
 }
 
 Event started_event(const LiveRequest& live) {

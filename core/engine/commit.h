@@ -24,6 +24,11 @@ struct StepOutcome {
 // Throws InternalError (nothing is appended) for non-finite logits and for bugs of the algorithm.
 StepOutcome commit_forward(LiveRequest& live, std::span<const RowStats> stats, std::vector<Event>& events);
 
+// Ends a request between two forwards, at least one of which denoised: as a spent max_forward_passes ends it after one,
+// with what is final. Appends kFinished and, with snapshots or a trace, a kStep before it that shows where the answer
+// was cut. Returns how many blocks that finished.
+int32_t end_with_what_is_final(LiveRequest& live, std::vector<Event>& events);
+
 Event started_event(const LiveRequest& live);
 Event failed_event(const LiveRequest& live, FailReason reason, const std::string& message);
 

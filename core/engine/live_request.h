@@ -53,6 +53,7 @@ struct LiveRequest {
 
   int32_t forward_passes = 0;
   int32_t denoise_steps = 0;
+  decode::Progress progress;           // of the last denoising forward
   int32_t delivered = 0;               // generated tokens in events so far
   int32_t repetition_run = 0;          // equal tokens at the end of the delivered ones
   std::vector<BlockDone> open_blocks;  // denoised, not yet reported; `end` as planned

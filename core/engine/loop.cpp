@@ -18,6 +18,10 @@ KvShape kv_shape(const ModelInfo& info, int32_t page_size) {
           .dtype = info.kv_dtype};
 }
 
+bool is_end(const Event& event) {
+  return event.kind == EventKind::kFinished || event.kind == EventKind::kFailed;
+}
+
 }  // namespace
 
 EngineLoop::EngineLoop(std::unique_ptr<Model> model, const EngineOptions& options, int threads, Channels& channels)
@@ -62,7 +66,7 @@ void EngineLoop::run() noexcept {
 bool EngineLoop::serve_step() {
   take_commands();
   if (channels_.inbox.closed()) return false;
-  expire();
+  expire(Clock::now());
   admit();
   run_batch();
   if (options_.debug_checks || scheduler_.idle()) check_integrity();
@@ -101,12 +105,29 @@ void EngineLoop::cancel(RequestId id) {
   fail(*found->second, FailReason::kCancelled, "the request was cancelled");
 }
 
-void EngineLoop::expire() {
-  for (const RequestId id : scheduler_.expired(Clock::now())) {
+// A deadline is a budget of time: a request that has denoised ends when another step, expected to end at `step_end`,
+// would be too late. Without a denoising forward there is nothing to show, so the first one is always tried; that also
+// keeps the expectation up to date.
+void EngineLoop::expire(Clock::time_point step_end) {
+  const Clock::time_point now = Clock::now();
+  for (const RequestId id : scheduler_.expired(std::max(now, step_end))) {
     LiveRequest& live = *live_.at(id);
-    fail(live, FailReason::kDeadlineExceeded,
-         live.admitted ? "the deadline passed while the request was running"
-                       : "the deadline passed while the request was queued");
+    if (live.denoise_steps > 0) {
+      end_in_time(live);
+    } else if (*live.request.deadline <= now) {
+      fail(live, FailReason::kDeadlineExceeded,
+           live.admitted ? "the deadline passed before the request's first denoising forward"
+                         : "the deadline passed while the request was queued");
+    }
+  }
+}
+
+void EngineLoop::end_in_time(LiveRequest& live) {
+  try {
+    stats_.blocks_finished += static_cast<uint64_t>(end_with_what_is_final(live, events_));
+    finish(live);
+  } catch (const std::exception& error) {
+    fail(live, FailReason::kInternal, error.what());
   }
 }
 
@@ -135,12 +156,29 @@ void EngineLoop::start(LiveRequest& live) {
   events_.push_back(started_event(live));
 }
 
-void EngineLoop::run_batch() {
+// The requests of the next step, without those that it would make late. Who ended is told before the step: it may take
+// longer than their readers wait.
+std::vector<LiveRequest*> EngineLoop::plan_batch() {
+  const std::vector<RequestId> planned = scheduler_.plan();
+  if (planned.empty()) return {};
+  int64_t tokens = 0;
+  for (const RequestId id : planned) tokens += live_.at(id)->feed_tokens();
+  expire(Clock::now() + step_times_.expected(tokens));
+  if (std::ranges::any_of(events_, is_end)) publish();
   std::vector<LiveRequest*> batch;
-  for (const RequestId id : scheduler_.plan()) batch.push_back(live_.at(id).get());
+  for (const RequestId id : planned) {
+    if (const auto found = live_.find(id); found != live_.end()) batch.push_back(found->second.get());
+  }
+  return batch;
+}
+
+void EngineLoop::run_batch() {
+  const std::vector<LiveRequest*> batch = plan_batch();
+  const Clock::time_point begin = Clock::now();
   StepResult result;
   if (batch.empty() || !forward(batch, result)) return;
   for (size_t i = 0; i < batch.size(); ++i) commit(*batch[i], result.stats[i]);
+  step_times_.add(result.tokens, Clock::now() - begin);
 }
 
 // A forward that fails ends the requests it was for, and nothing else.

@@ -15,6 +15,7 @@
 #include "engine/options.h"
 #include "engine/runner.h"
 #include "engine/scheduler.h"
+#include "engine/step_times.h"
 #include "models/model.h"
 #include "tensor/context.h"
 
@@ -37,9 +38,11 @@ class EngineLoop {
   void obey(Command command);
   void accept(std::unique_ptr<LiveRequest> live);
   void cancel(RequestId id);
-  void expire();
+  void expire(Clock::time_point step_end);
+  void end_in_time(LiveRequest& live);
   void admit();
   void start(LiveRequest& live);
+  std::vector<LiveRequest*> plan_batch();
   void run_batch();
   bool forward(std::span<LiveRequest* const> batch, StepResult& result);
   void commit(LiveRequest& live, std::span<const RowStats> stats);
@@ -64,6 +67,7 @@ class EngineLoop {
   PagePool pages_;
   Scheduler scheduler_;
   Runner runner_;
+  StepTimes step_times_;
   Live live_;
   std::vector<Event> events_;  // of the step under way
   EngineStats stats_;

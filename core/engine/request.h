@@ -45,6 +45,8 @@ struct Request {
   decode::ParamMap params;
   int32_t max_repetition_run = 0;  // this many equal generated tokens in a row end the request; 0: never, else >= 2
   int32_t max_forward_passes = 0;  // 0: no limit
+  // A budget of time. Passed before the first denoising forward: kDeadlineExceeded. Otherwise the request ends
+  // before the step that would end later, as with max_forward_passes.
   std::optional<Clock::time_point> deadline;
   bool snapshots = false;  // an event with the current block after every step
   bool trace = false;      // events carry the canvas before each forward and the first logits

@@ -58,10 +58,10 @@ bool Scheduler::remove(RequestId id) {
   return true;
 }
 
-std::vector<RequestId> Scheduler::expired(Clock::time_point now) const {
+std::vector<RequestId> Scheduler::expired(Clock::time_point time) const {
   std::vector<RequestId> ids;
   for (const auto& [deadline, id] : deadlines_) {
-    if (deadline > now) break;
+    if (deadline > time) break;
     ids.push_back(id);
   }
   return ids;

@@ -40,8 +40,8 @@ class Scheduler {
   // Forgets a request in whatever state it is; false when unknown.
   bool remove(RequestId id);
 
-  // Requests, in any state, whose deadline is at or before `now`, earliest first.
-  std::vector<RequestId> expired(Clock::time_point now) const;
+  // Requests, in any state, whose deadline is at or before `time`, earliest first.
+  std::vector<RequestId> expired(Clock::time_point time) const;
   std::optional<Clock::time_point> next_deadline() const;
 
   int32_t waiting() const noexcept { return static_cast<int32_t>(waiting_.size()); }

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
 from typing import TYPE_CHECKING
 
 from pydllm import _core
+from pydllm.engine.deadline import NO_PLACE_IN_TIME, Deadline
 from pydllm.engine.generation import MAX_PENDING_SNAPSHOTS, Candidates, provisional
 from pydllm.engine.prepare import PreparedRequest, prepare
 from pydllm.engine.router import Router
-from pydllm.errors import EngineStoppedError, PydllmError, QueueFullError
+from pydllm.errors import DeadlineExceededError, EngineStoppedError, PydllmError, QueueFullError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,7 +132,8 @@ class AsyncEngine:
 
         Raises InvalidRequestError (ContextLengthError), UnsupportedError, QueueFullError or
         EngineStoppedError here; DeadlineExceededError, InternalEngineError and EngineStoppedError from the
-        iterator. `deadline_seconds` counts from now.
+        iterator. `deadline_seconds` counts from now; a request that has denoised by then ends in time with what
+        is final (finish reason "step_limit").
         """
         request = self.prepare(prompt_ids, sampling, diffusion)
         return self.submit(request, deadline_seconds=deadline_seconds, snapshots=snapshots, trace=trace)
@@ -156,14 +159,20 @@ class AsyncEngine:
         ids = self._router.submit(request, sink, deadline_seconds=deadline_seconds, snapshots=snapshots, trace=trace)
         return AsyncGeneration(self, request, ids, queue)
 
-    async def submit_when_possible(self, request: PreparedRequest, *, snapshots: bool = False) -> AsyncGeneration:
-        """Like `submit`, but waits while the queue is full."""
+    async def submit_when_possible(
+        self, request: PreparedRequest, *, deadline_seconds: float | None = None, snapshots: bool = False
+    ) -> AsyncGeneration:
+        """Like `submit`, but waits while the queue is full, until the deadline (DeadlineExceededError)."""
+        deadline = Deadline(deadline_seconds)
         while True:
             try:
-                return self.submit(request, snapshots=snapshots)
+                return self.submit(request, deadline_seconds=deadline.left(), snapshots=snapshots)
             except QueueFullError:
+                if deadline.passed:
+                    raise DeadlineExceededError(NO_PLACE_IN_TIME) from None
                 self._room.clear()
-                await self._room.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._room.wait(), deadline.left())
 
     def abandon(self, ids: list[int]) -> None:
         """Cancels core requests whose events nobody reads any more."""

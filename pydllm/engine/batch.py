@@ -5,14 +5,16 @@ from __future__ import annotations
 import queue
 from typing import TYPE_CHECKING
 
+from pydllm.engine.deadline import NO_PLACE_IN_TIME
 from pydllm.engine.generation import Candidates
-from pydllm.errors import QueueFullError
+from pydllm.errors import DeadlineExceededError, QueueFullError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
     from pydllm import _core
+    from pydllm.engine.deadline import Deadline
     from pydllm.engine.prepare import PreparedRequest
     from pydllm.engine.router import Sink
     from pydllm.engine.threaded import Pump
@@ -27,11 +29,12 @@ class Batch:
     A failed request raises its error after everything else is cancelled; leaving early cancels everything.
     """
 
-    def __init__(self, pump: Pump, requests: Sequence[PreparedRequest], *, window: int) -> None:
-        """`window`: candidates in flight at most (at least one request always is)."""
+    def __init__(self, pump: Pump, requests: Sequence[PreparedRequest], *, window: int, deadline: Deadline) -> None:
+        """`window`: candidates in flight at most (at least one request always is). `deadline`: of each of them."""
         self._pump = pump
         self._requests = requests
         self._window = window
+        self._deadline = deadline
         self._next = 0
         self._in_flight = 0
         self._full = False
@@ -97,7 +100,8 @@ class Batch:
                 return
             ended = self._pump.ended()
             try:
-                ids = self._pump.router.submit(request, self._sink(self._next))
+                sink = self._sink(self._next)
+                ids = self._pump.router.submit(request, sink, deadline_seconds=self._deadline.left())
             except QueueFullError:
                 self._wait_for_room(ended)
                 continue
@@ -109,8 +113,10 @@ class Batch:
         """Others fill the queue: try again when one of ours ends, or of theirs when none of ours runs."""
         if self._running:
             self._full = True
+        elif self._deadline.passed:
+            raise DeadlineExceededError(NO_PLACE_IN_TIME)
         else:
-            self._pump.wait_for_an_end(ended)
+            self._pump.wait_for_an_end(ended, self._deadline.left())
 
     def _sink(self, request: int) -> Sink:
         return lambda index, event: self._events.put((request, index, event))

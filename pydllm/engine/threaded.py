@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydllm import _core
 from pydllm.engine.batch import Batch
+from pydllm.engine.deadline import Deadline
 from pydllm.engine.generation import MAX_PENDING_SNAPSHOTS, Candidates, provisional
 from pydllm.engine.prepare import PreparedRequest, prepare
 from pydllm.engine.router import Router
@@ -45,11 +46,12 @@ class Pump:
         with self._changed:
             return self._ended
 
-    def wait_for_an_end(self, seen: int) -> None:
-        """Returns when more than `seen` requests have ended (a place in the queue is free) or the engine
-        stops."""
+    def wait_for_an_end(self, seen: int, seconds: float | None = None) -> None:
+        """Returns when more than `seen` requests have ended (a place in the queue is free), the engine stops or
+        so much time has passed."""
+        timeout = None if seconds is None else min(seconds, threading.TIMEOUT_MAX)
         with self._changed:
-            self._changed.wait_for(lambda: self._ended > seen or self._stopped)
+            self._changed.wait_for(lambda: self._ended > seen or self._stopped, timeout)
 
     def close(self) -> None:
         """Stops the core, delivers its last events and ends the thread. Idempotent."""
@@ -183,10 +185,11 @@ class Engine:
         )
         return Generation(self._pump, request, ids, events)
 
-    def batch(self, requests: Sequence[PreparedRequest]) -> Batch:
+    def batch(self, requests: Sequence[PreparedRequest], *, deadline_seconds: float | None = None) -> Batch:
         """Runs a list of prepared requests of any length; submitted as the engine has room, none before
-        `next`."""
-        return Batch(self._pump, requests, window=2 * self.loaded.config.max_running_requests)
+        `next`. `deadline_seconds` counts from now, for all of them."""
+        window = 2 * self.loaded.config.max_running_requests
+        return Batch(self._pump, requests, window=window, deadline=Deadline(deadline_seconds))
 
     def stats(self) -> _core.EngineStats:
         """Counters of the core."""

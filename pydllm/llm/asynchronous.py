@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from pydllm.engine import AsyncEngine, AsyncGeneration, EngineConfig, PreparedRequest, find, start
+from pydllm.engine.deadline import Deadline
 from pydllm.llm.candidate import Candidate
 from pydllm.llm.progress import progress_bar
 from pydllm.llm.prompts import Chat, Prompt, Prompts, TextSide, chat_list, prompt_list
@@ -67,9 +68,10 @@ class AsyncLLM:
         sampling: SamplingParams | None = None,
         diffusion: DiffusionParams | None = None,
         progress: bool = True,
+        deadline_seconds: float | None = None,
     ) -> list[GenerationOutput]:
         """As LLM.generate."""
-        return await self._run(prompt_list(prompts), sampling, diffusion, progress)
+        return await self._run(prompt_list(prompts), sampling, diffusion, progress, Deadline(deadline_seconds))
 
     async def chat(
         self,
@@ -78,9 +80,10 @@ class AsyncLLM:
         sampling: SamplingParams | None = None,
         diffusion: DiffusionParams | None = None,
         progress: bool = True,
+        deadline_seconds: float | None = None,
     ) -> list[GenerationOutput]:
         """As LLM.chat."""
-        return await self._run(chat_list(messages), sampling, diffusion, progress)
+        return await self._run(chat_list(messages), sampling, diffusion, progress, Deadline(deadline_seconds))
 
     async def stream(
         self,
@@ -89,11 +92,13 @@ class AsyncLLM:
         sampling: SamplingParams | None = None,
         diffusion: DiffusionParams | None = None,
         snapshots: bool = False,
+        deadline_seconds: float | None = None,
     ) -> AsyncIterator[StreamEvent]:
-        """As LLM.stream; a bad request raises from the first step of the iterator."""
+        """As LLM.stream; a bad request raises from the first step of the iterator, from which a deadline counts."""
+        deadline = Deadline(deadline_seconds)
         request = await asyncio.to_thread(self._prepare, prompt, sampling, diffusion)
         candidates = self._candidates(request, 0)
-        async with self._engine.submit(request, snapshots=snapshots) as generation:
+        async with self._engine.submit(request, deadline_seconds=deadline.left(), snapshots=snapshots) as generation:
             async for index, event in generation:
                 news = candidates[index].accept(event)
                 if candidates[index].output is not None:
@@ -149,12 +154,14 @@ class AsyncLLM:
         sampling: SamplingParams | None,
         diffusion: DiffusionParams | None,
         progress: bool,
+        deadline: Deadline,
     ) -> list[GenerationOutput]:
         requests = await asyncio.to_thread(self._prepare_all, prompts, sampling, diffusion)
         places = asyncio.Semaphore(2 * self._engine.loaded.config.max_running_requests)
         with progress_bar(len(requests), enabled=progress) as advance:
             tasks = [
-                asyncio.create_task(self._complete(request, at, places, advance)) for at, request in enumerate(requests)
+                asyncio.create_task(self._complete(request, at, places, advance, deadline))
+                for at, request in enumerate(requests)
             ]
             try:
                 groups = await asyncio.gather(*tasks)
@@ -165,9 +172,15 @@ class AsyncLLM:
         return [output for group in groups for output in group]
 
     async def _complete(
-        self, request: PreparedRequest, at: int, places: asyncio.Semaphore, advance: Callable[[], None]
+        self,
+        request: PreparedRequest,
+        at: int,
+        places: asyncio.Semaphore,
+        advance: Callable[[], None],
+        deadline: Deadline,
     ) -> list[GenerationOutput]:
-        async with places, await self._engine.submit_when_possible(request) as generation:
+        submit = self._engine.submit_when_possible
+        async with places, await submit(request, deadline_seconds=deadline.left()) as generation:
             outputs = await self._outputs(generation, at)
         advance()
         return outputs

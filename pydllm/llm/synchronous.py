@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydllm.engine import Engine, EngineConfig, PreparedRequest, find, start
+from pydllm.engine.deadline import Deadline
 from pydllm.llm.candidate import Candidate
 from pydllm.llm.progress import progress_bar
 from pydllm.llm.prompts import Chat, Prompt, Prompts, TextSide, chat_list, prompt_list
@@ -72,14 +73,20 @@ class LLM:
         sampling: SamplingParams | None = None,
         diffusion: DiffusionParams | None = None,
         progress: bool = True,
+        deadline_seconds: float | None = None,
     ) -> list[GenerationOutput]:
         """Completes one prompt or a list of any length, batched by the engine.
 
         One flat list: the candidates of the first prompt by index, then those of the second, and so on
         (`prompt_index`, `index`). All prompts are checked before any of them runs; the first failure cancels
         the rest and is raised.
+
+        `deadline_seconds` counts from the call: a candidate that has denoised by then ends in time with what is
+        final ("step_limit"), any other is a failure (DeadlineExceededError).
         """
-        return self._run([self._prepare(prompt, sampling, diffusion) for prompt in prompt_list(prompts)], progress)
+        deadline = Deadline(deadline_seconds)
+        requests = [self._prepare(prompt, sampling, diffusion) for prompt in prompt_list(prompts)]
+        return self._run(requests, progress, deadline)
 
     def chat(
         self,
@@ -88,9 +95,12 @@ class LLM:
         sampling: SamplingParams | None = None,
         diffusion: DiffusionParams | None = None,
         progress: bool = True,
+        deadline_seconds: float | None = None,
     ) -> list[GenerationOutput]:
         """`generate` for one conversation or a list of them."""
-        return self._run([self._prepare(chat, sampling, diffusion) for chat in chat_list(messages)], progress)
+        deadline = Deadline(deadline_seconds)
+        requests = [self._prepare(chat, sampling, diffusion) for chat in chat_list(messages)]
+        return self._run(requests, progress, deadline)
 
     def stream(
         self,
@@ -99,14 +109,17 @@ class LLM:
         sampling: SamplingParams | None = None,
         diffusion: DiffusionParams | None = None,
         snapshots: bool = False,
+        deadline_seconds: float | None = None,
     ) -> Iterator[StreamEvent]:
         """The events of one prompt as they happen; with `snapshots` also the provisional block after each
         step.
 
-        A bad request raises here; leaving the iterator (`close`, `break`) cancels the request.
+        A bad request raises here; leaving the iterator (`close`, `break`) cancels the request. `deadline_seconds`
+        as in `generate`.
         """
+        deadline = Deadline(deadline_seconds)
         request = self._prepare(prompt, sampling, diffusion)
-        generation = self._engine.submit(request, snapshots=snapshots)
+        generation = self._engine.submit(request, deadline_seconds=deadline.left(), snapshots=snapshots)
         candidates = [Candidate(self.tokenizer, request, index=index) for index in range(len(request.seeds))]
 
         def events() -> Iterator[StreamEvent]:
@@ -153,10 +166,11 @@ class LLM:
     ) -> PreparedRequest:
         return self._engine.prepare(self._text.encode(prompt), sampling, diffusion)
 
-    def _run(self, requests: list[PreparedRequest], progress: bool) -> list[GenerationOutput]:
+    def _run(self, requests: list[PreparedRequest], progress: bool, deadline: Deadline) -> list[GenerationOutput]:
         candidates: dict[int, list[Candidate]] = {}
         outputs: list[list[GenerationOutput]] = [[] for _ in requests]
-        with self._engine.batch(requests) as batch, progress_bar(len(requests), enabled=progress) as advance:
+        running = self._engine.batch(requests, deadline_seconds=deadline.left())
+        with running as batch, progress_bar(len(requests), enabled=progress) as advance:
             for at, index, event in batch:
                 if at not in candidates:
                     candidates[at] = self._candidates(requests[at], at)

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
 _UNARY = convert.StreamOptions()
 
+RESERVE_SHARE = 0.1
+"""Of the time that is left until a call's deadline: the answer needs it to reach the client."""
+RESERVE_SECONDS = 0.25
+"""Never more than this."""
+
 log = logging.getLogger("pydllm.server")
 
 
@@ -165,12 +170,13 @@ def _deadline(context: Context) -> float | None:
 
 
 def _remaining(deadline: float | None) -> float | None:
+    """What the engine has of the time until the call's deadline, when the client gives up."""
     if deadline is None:
         return None
     seconds = deadline - time.monotonic()
     if seconds <= 0:
         raise DeadlineExceededError("the deadline had passed before the request was queued")
-    return seconds
+    return seconds - min(RESERVE_SHARE * seconds, RESERVE_SECONDS)
 
 
 def _require_room(served: Served) -> None:

@@ -32,6 +32,8 @@ LINES = [
          cpp("Registry/EveryAlgorithm.*:AlgorithmTables.*")),
     Line("engine", "every registered algorithm in the engine: models that love the mask, every budget, edits counted",
          cpp("Registry/EveryAlgorithmInTheEngine.*"), False),
+    Line("deadline", "a deadline ends a running request in time, in every algorithm with what max_forward_passes gives",
+         cpp("StepTimes.*:EngineDeadline.*:Registry/EveryAlgorithmInTheEngine.ADeadline*"), False),
     Line("every", "every algorithm of every family, float32 and bfloat16, shards: the same alone and with all others",
          tests("tests/models/test_every_algorithm.py", "-k", "answers_the_same"), False),
     Line("exact", "block-causal: cached equals uncached bit for bit, every prompt length, chunk and batch",

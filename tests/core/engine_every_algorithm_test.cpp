@@ -1,10 +1,14 @@
 // What the engine promises of every registered algorithm, on full-attention and block-causal models, with and without
 // shifted logits: it finishes at every length, also where the model wants the mask; a budget of forwards cuts the same
-// answer short; edits are counted.
+// answer short, and so does a deadline; edits are counted.
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
+#include <functional>
+#include <thread>
 #include <tuple>
+#include <utility>
 
 #include "engine_harness.h"
 
@@ -13,15 +17,22 @@ namespace {
 
 constexpr int32_t kBlock = 4;
 
+std::vector<std::pair<int32_t, int32_t>> ends_of(const std::vector<BlockDone>& blocks) {
+  std::vector<std::pair<int32_t, int32_t>> ends;
+  for (const BlockDone& block : blocks) ends.emplace_back(block.end, block.denoise_steps);
+  return ends;
+}
+
 class EveryAlgorithmInTheEngine : public ::testing::TestWithParam<std::tuple<const decode::Algorithm*, bool>> {
  protected:
   const decode::Algorithm& algorithm() const { return *std::get<0>(GetParam()); }
 
-  Client client(int32_t loved_token = -1) const {
+  Client client(int32_t loved_token = -1, std::function<void(const StepInput&)> on_forward = {}) const {
     fake::Behaviour behaviour;
     behaviour.block_length = algorithm().attention == AttentionKind::kBlockCausal ? kBlock : 0;
     behaviour.logit_shift = std::get<1>(GetParam());
     behaviour.loved_token = loved_token;
+    behaviour.on_forward = std::move(on_forward);
     EngineOptions options = fake_options();
     options.delete_token_id = kDelete;
     options.split_token_id = kSplit;
@@ -76,6 +87,39 @@ TEST_P(EveryAlgorithmInTheEngine, ABudgetReturnsWhatIsFinalByThenAtEveryValue) {
       EXPECT_TRUE(stream.finished_with(whole ? FinishReason::kLength : FinishReason::kStepLimit)) << limit;
     }
   }
+}
+
+// A deadline that passes during the second forward; a longer one where the engine did not get that far.
+TEST_P(EveryAlgorithmInTheEngine, ADeadlineEndsAsABudgetOfTheForwardsUntilThen) {
+  Request asked = request(3, 3 * kBlock + 1);
+  asked.snapshots = true;
+  int forwards = 0;
+  Client slow = client(-1, [&](const StepInput&) {
+    if (++forwards == 2) std::this_thread::sleep_until(*asked.deadline);
+  });
+  Stream cut;
+  for (auto budget = std::chrono::milliseconds(20); cut.events.empty() || cut.end().denoise_steps < 2; budget *= 2) {
+    ASSERT_LT(budget, std::chrono::seconds(20));
+    forwards = 0;
+    asked.deadline = Clock::now() + budget;
+    cut = slow.run(asked);
+  }
+  Request limited = asked;
+  limited.deadline.reset();
+  limited.max_forward_passes = cut.end().denoise_steps;
+  const Stream expected = client().run(limited);
+  EXPECT_EQ(cut.end().denoise_steps, 2);
+  EXPECT_EQ(cut.end().kind, EventKind::kFinished);
+  EXPECT_EQ(cut.end().finish_reason, expected.end().finish_reason);
+  EXPECT_EQ(cut.end().forward_passes, expected.end().forward_passes);
+  EXPECT_EQ(cut.tokens(), expected.tokens());
+  EXPECT_EQ(ends_of(cut.blocks()), ends_of(expected.blocks()));
+  const Event& shown = cut.events.rbegin()[1];
+  const Event& wanted = expected.events.rbegin()[1];
+  EXPECT_EQ(shown.snapshot_offset, wanted.snapshot_offset);
+  EXPECT_EQ(shown.snapshot_step, wanted.snapshot_step);
+  EXPECT_EQ(shown.snapshot_tokens, wanted.snapshot_tokens);
+  slow.expect_clean();
 }
 
 // The canvases of a trace show them: a token of the answer that is another one, or a mask again, after a step.

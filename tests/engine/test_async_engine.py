@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,6 +31,8 @@ PROMPT = [1, 2, 3]
 SHORT = SamplingParams(max_tokens=8, ignore_eos=True)
 ENDLESS = DiffusionParams(algorithm="llada_schedule", extra={"steps": 1_000_000})
 """Idle steps for minutes: it ends when somebody ends it."""
+CRAWL = DiffusionParams(algorithm="llada_schedule", block_length=1, extra={"steps": 1_000_000})
+"""A token in the first step, the next one thousands of idle steps later."""
 
 
 def config(**options: int) -> EngineConfig:
@@ -149,12 +152,32 @@ async def test_ending_one_candidate_leaves_the_others(engine: AsyncEngine) -> No
     await assert_idle(engine)
 
 
-async def test_a_deadline_ends_a_running_request(engine: AsyncEngine) -> None:
-    generation = engine.generate(PROMPT, sampling=SHORT, diffusion=ENDLESS, deadline_seconds=0.05)
-    with pytest.raises(DeadlineExceededError, match="running"):
-        async for _ in generation:
-            pass
+async def test_a_deadline_ends_running_candidates_with_what_is_final(engine: AsyncEngine) -> None:
+    sampling = SamplingParams(max_tokens=8, ignore_eos=True, n=2)
+    begin = time.monotonic()
+    generation = engine.generate(PROMPT, sampling=sampling, diffusion=CRAWL, deadline_seconds=0.5)
+    events = [(index, event) async for index, event in generation]
+    assert time.monotonic() - begin < 5
+    for candidate in (0, 1):
+        own = [event for index, event in events if index == candidate]
+        assert (own[-1].kind, own[-1].finish_reason) == ("finished", "step_limit")
+        assert sum(len(event.final_tokens) for event in own) == 1
+        assert own[-1].forward_passes > 1
     await assert_idle(engine)
+
+
+async def test_a_deadline_in_the_queue_is_an_error(tiny_checkpoint: Path) -> None:
+    engine = AsyncEngine(load(tiny_checkpoint, config(max_running_requests=1, max_waiting_requests=1)))
+    running = await endless(engine)
+    queued = engine.generate(PROMPT, sampling=SHORT, deadline_seconds=0.1)
+    without_place = engine.submit_when_possible(engine.prepare(PROMPT, SHORT), deadline_seconds=0.05)
+    with pytest.raises(DeadlineExceededError, match="place in the queue"):
+        await without_place
+    with pytest.raises(DeadlineExceededError, match="queued"):
+        await anext(queued)
+    running.cancel()
+    await assert_idle(engine)
+    await engine.close()
 
 
 @pytest.mark.parametrize("deadline", [0, -1, -1e300])

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pydllm import LLM, AsyncLLM, DiffusionParams, SamplingParams
-from pydllm.errors import EngineStoppedError, InvalidRequestError
-from pydllm.outputs import BlockAppended
+from pydllm.errors import DeadlineExceededError, EngineStoppedError, InvalidRequestError
+from pydllm.outputs import BlockAppended, Finished
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from pydllm.outputs import StreamEvent
 
 SUM = [{"role": "user", "content": "Solve: 12 + 30."}]
 ENDLESS = DiffusionParams(algorithm="llada_schedule", extra={"steps": 1_000_000})
@@ -42,6 +44,25 @@ async def test_stream_and_trace(llm: AsyncLLM) -> None:
     trace = await llm.trace(SUM)
     assert trace.output.text == "12 + 30 = 42"
     assert (await llm.generate(SUM, sampling=SamplingParams(stop=["30"])))[0].text == "12 + "
+
+
+async def test_a_deadline_ends_with_what_is_final(llm: AsyncLLM) -> None:
+    crawl = DiffusionParams(algorithm="llada_schedule", block_length=1, extra={"steps": 1_000_000})
+    sampling = SamplingParams(max_tokens=8, ignore_eos=True)
+    streaming = llm.stream(SUM, sampling=sampling, diffusion=crawl, deadline_seconds=1, snapshots=True)
+    outputs, events = await asyncio.gather(
+        llm.chat([SUM, SUM], sampling=sampling, diffusion=crawl, deadline_seconds=1), collected(streaming)
+    )
+    assert [(output.text, output.finish_reason) for output in outputs] == [("1", "step_limit")] * 2
+    assert "".join(event.text for event in events if isinstance(event, BlockAppended)) == "1"
+    assert isinstance(events[-1], Finished)
+    assert events[-1].finish_reason == "step_limit"
+    with pytest.raises(DeadlineExceededError):
+        await llm.generate([SUM, SUM], deadline_seconds=0)
+
+
+async def collected(events: AsyncIterator[StreamEvent]) -> list[StreamEvent]:
+    return [event async for event in events]
 
 
 async def test_the_first_failure_cancels_the_rest(llm: AsyncLLM) -> None:

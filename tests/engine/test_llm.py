@@ -18,6 +18,7 @@ from pydllm import LLM, DiffusionParams, GenerationOutput, SamplingParams
 from pydllm.errors import (
     CheckpointError,
     ContextLengthError,
+    DeadlineExceededError,
     EngineStoppedError,
     InternalEngineError,
     InvalidRequestError,
@@ -174,6 +175,33 @@ def test_max_forward_passes_ends_with_what_is_final(demo: LLM, limit: int) -> No
     assert output.finish_reason == "step_limit"
     assert output.stats.forward_passes == limit
     assert output.token_ids == ANSWER_IDS[: 4 * limit]
+
+
+def test_a_deadline_ends_with_what_is_final(demo: LLM) -> None:
+    crawl = DiffusionParams(algorithm="llada_schedule", block_length=1, extra={"steps": 1_000_000})
+    sampling = SamplingParams(max_tokens=8, ignore_eos=True, n=2)
+    outputs = demo.chat(SUM, sampling=sampling, diffusion=crawl, deadline_seconds=1)
+    assert [output.finish_reason for output in outputs] == ["step_limit"] * 2
+    assert [output.token_ids for output in outputs] == [ANSWER_IDS[:1]] * 2
+    assert [output.text for output in outputs] == ["1"] * 2
+    assert all(output.stats.forward_passes > 1 and output.stats.blocks == 1 for output in outputs)
+    *_, end = demo.stream(SUM, sampling=sampling, diffusion=crawl, deadline_seconds=1)
+    assert isinstance(end, Finished)
+    assert end.finish_reason == "step_limit"
+
+
+def test_a_far_deadline_changes_nothing_and_a_passed_one_is_an_error(demo: LLM) -> None:
+    assert only(demo.generate(SUM, deadline_seconds=1e300)).text == ANSWER
+    with pytest.raises(DeadlineExceededError):
+        demo.generate([SUM, SUM], deadline_seconds=0)
+
+
+@pytest.mark.parametrize("seconds", ["soon", float("nan"), float("inf"), True])
+def test_a_deadline_is_a_finite_number(demo: LLM, seconds: Any) -> None:
+    for call in (demo.generate, demo.chat, demo.stream):
+        with pytest.raises(InvalidRequestError, match="deadline_seconds: expected a finite number, got") as caught:
+            call(SUM, deadline_seconds=seconds)
+        assert caught.value.field == "deadline_seconds"
 
 
 @pytest.mark.parametrize("diffusion", [None, SMALL_BLOCKS], ids=["one block", "blocks of 4"])

@@ -73,9 +73,23 @@ def test_leaving_early_cancels_every_candidate(engine: Engine, leave: str) -> No
     engine.close()
 
 
-def test_a_deadline_raises(engine: Engine) -> None:
-    with pytest.raises(DeadlineExceededError):
-        list(engine.generate(PROMPT, sampling=SHORT, diffusion=ENDLESS, deadline_seconds=0.02))
+def test_a_deadline_ends_a_running_request_with_what_is_final(engine: Engine) -> None:
+    crawl = DiffusionParams(algorithm="llada_schedule", block_length=1, extra={"steps": 1_000_000})
+    events = [event for _, event in engine.generate(PROMPT, sampling=SHORT, diffusion=crawl, deadline_seconds=0.5)]
+    assert (events[-1].kind, events[-1].finish_reason) == ("finished", "step_limit")
+    assert sum(len(event.final_tokens) for event in events) == 1
+    assert_idle(engine)
+    engine.close()
+
+
+def test_a_batch_without_a_place_waits_until_its_deadline(tiny_checkpoint: Path) -> None:
+    engine = make(tiny_checkpoint, max_running_requests=1, max_waiting_requests=1)
+    running = endless(engine)
+    waiting = engine.generate(PROMPT, sampling=SHORT)
+    with pytest.raises(DeadlineExceededError, match="place in the queue"):
+        list(engine.batch([engine.prepare(PROMPT, SHORT)], deadline_seconds=0.05))
+    running.close()
+    assert [event.kind for _, event in waiting][-1] == "finished"
     assert_idle(engine)
     engine.close()
 

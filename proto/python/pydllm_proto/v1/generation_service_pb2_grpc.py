@@ -30,7 +30,8 @@ class GenerationServiceStub(object):
 
     Errors are gRPC statuses with google.rpc details, never messages: see the
     error table in docs/grpc.md. Cancel the call to cancel the generation. Set a
-    deadline: the engine drops a request whose deadline has passed while queued.
+    deadline: the engine drops a request whose deadline has passed while queued,
+    and a running one ends in time with what is final (STEP_LIMIT).
     Metadata read: authorization, x-request-id, traceparent, tracestate.
     """
 
@@ -57,7 +58,8 @@ class GenerationServiceServicer(object):
 
     Errors are gRPC statuses with google.rpc details, never messages: see the
     error table in docs/grpc.md. Cancel the call to cancel the generation. Set a
-    deadline: the engine drops a request whose deadline has passed while queued.
+    deadline: the engine drops a request whose deadline has passed while queued,
+    and a running one ends in time with what is final (STEP_LIMIT).
     Metadata read: authorization, x-request-id, traceparent, tracestate.
     """
 
@@ -102,7 +104,8 @@ class GenerationService(object):
 
     Errors are gRPC statuses with google.rpc details, never messages: see the
     error table in docs/grpc.md. Cancel the call to cancel the generation. Set a
-    deadline: the engine drops a request whose deadline has passed while queued.
+    deadline: the engine drops a request whose deadline has passed while queued,
+    and a running one ends in time with what is final (STEP_LIMIT).
     Metadata read: authorization, x-request-id, traceparent, tracestate.
     """
 

@@ -31,7 +31,8 @@ class GenerationServiceStub:
 
     Errors are gRPC statuses with google.rpc details, never messages: see the
     error table in docs/grpc.md. Cancel the call to cancel the generation. Set a
-    deadline: the engine drops a request whose deadline has passed while queued.
+    deadline: the engine drops a request whose deadline has passed while queued,
+    and a running one ends in time with what is final (STEP_LIMIT).
     Metadata read: authorization, x-request-id, traceparent, tracestate.
     """
 
@@ -52,7 +53,8 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
 
     Errors are gRPC statuses with google.rpc details, never messages: see the
     error table in docs/grpc.md. Cancel the call to cancel the generation. Set a
-    deadline: the engine drops a request whose deadline has passed while queued.
+    deadline: the engine drops a request whose deadline has passed while queued,
+    and a running one ends in time with what is final (STEP_LIMIT).
     Metadata read: authorization, x-request-id, traceparent, tracestate.
     """
 
@@ -69,7 +71,8 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors are gRPC statuses with google.rpc details, never messages: see the
     error table in docs/grpc.md. Cancel the call to cancel the generation. Set a
-    deadline: the engine drops a request whose deadline has passed while queued.
+    deadline: the engine drops a request whose deadline has passed while queued,
+    and a running one ends in time with what is final (STEP_LIMIT).
     Metadata read: authorization, x-request-id, traceparent, tracestate.
     """
 
