@@ -298,7 +298,9 @@ class Storm {
       return;
     }
     ++finished_;
-    if (!stream.finished_with(FinishReason::kStepLimit)) EXPECT_EQ(tokens, expected);  // not cut by a deadline
+    if (!stream.finished_with(FinishReason::kStepLimit)) {  // not cut by a deadline
+      EXPECT_EQ(tokens, expected);
+    }
   }
 
   Client client_;
