@@ -39,7 +39,7 @@ def as_type(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
 def assert_near(
     actual: torch.Tensor, expected: torch.Tensor, *, relative: float = 0.0, absolute: Any = 0.0, dtype: str = "float32"
 ) -> None:
-    """|actual - expected| <= relative |expected| + absolute, element by element; a number that is none is near nothing."""
+    """|actual - expected| <= relative |expected| + absolute, element by element; NaN is near nothing."""
     assert actual.shape == expected.shape
     distance = (actual.double() - expected.double()).abs()
     allowed = (relative + NARROW[dtype]) * expected.double().abs() + absolute

@@ -19,7 +19,12 @@ SIZES = [(1, 7, 3), (33, 64, 64), (65, 130, 65), (31, 96, 129)]
 
 
 def product(
-    device: OnDevice, x: torch.Tensor, parts: list[torch.Tensor], dtype: str, start: torch.Tensor | None = None, **more: Any
+    device: OnDevice,
+    x: torch.Tensor,
+    parts: list[torch.Tensor],
+    dtype: str,
+    start: torch.Tensor | None = None,
+    **more: Any,
 ) -> torch.Tensor:
     """y = x W^T + bias on the device, added to `start` where there is one."""
     weight = ops.PackedWeight(device.work, [_core.Tensor.from_dlpack(part) for part in parts], dtype, **more)
@@ -98,7 +103,7 @@ def best(values: torch.Tensor, count: int) -> torch.Tensor:
 
 def eligible(choice: torch.Tensor, rule: dict[str, Any]) -> torch.Tensor:
     """Choice scores, minus infinity where the groups or the block leave an expert out."""
-    tokens, experts = choice.shape
+    tokens = choice.shape[0]
     out = torch.full_like(choice, -torch.inf)
     if rule.get("block_capacity"):
         for begin in range(0, tokens, rule["block_length"]):
@@ -124,7 +129,13 @@ def test_routers_choose_as_their_formula(device: OnDevice, name: str, experts: i
     choice, weights = device.empty(tokens, kept, dtype="int32"), device.empty(tokens, kept)
     sequences = [ops.Sequence(query_begin=begin, query_length=n, kv_length=n) for begin, n in ((0, 8), (8, 4))]
     ops.route(
-        device.work, device.put(logits), ops.RouterRule(**rule), choice, weights, bias=device.put(bias), sequences=sequences
+        device.work,
+        device.put(logits),
+        ops.RouterRule(**rule),
+        choice,
+        weights,
+        bias=device.put(bias),
+        sequences=sequences,
     )
     own = scores(logits, rule)
     expected = best(eligible(own + bias, rule), kept)

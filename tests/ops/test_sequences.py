@@ -40,14 +40,27 @@ class Length:
 
 
 FULL = [Length(1, 1), Length(32, 64), Length(33, 65, after=7), Length(5, 200)]
-BLOCKS = [Length(32, 96, block=32), Length(20, 70, block=4, after=6), Length(64, 64, block=16), Length(30, 45, 8, 0, 19)]
+BLOCKS = [
+    Length(32, 96, block=32),
+    Length(20, 70, block=4, after=6),
+    Length(64, 64, block=16),
+    Length(30, 45, 8, 0, 19),
+]
 
 
 class Batch:
     """Queries and pages of a ragged batch; rows of pages that hold no token are NaN."""
 
     def __init__(
-        self, device: OnDevice, lengths: list[Length], dtype: str, *, heads: int, kv_heads: int, dim: int, page: int = 16
+        self,
+        device: OnDevice,
+        lengths: list[Length],
+        dtype: str,
+        *,
+        heads: int,
+        kv_heads: int,
+        dim: int,
+        page: int = 16,
     ) -> None:
         self.device, self.lengths, self.heads, self.kv_heads, self.dim = device, lengths, heads, kv_heads, dim
         needed = [-(-length.keys // page) for length in lengths]
