@@ -108,9 +108,9 @@ def load_model(
     progress: LoadProgress | None = None,
 ) -> Model:
     """Builds a model from safetensors shards, or from `tensors` that other libraries hold on the CPU or on `device`, by
-    their names in a checkpoint (anything with DLPack). Of these, matrices on a CUDA `device` that have the model's dtype
-    are shared: nobody may write to them while the model lives. `progress` counts bytes of files. `config` has exactly
-    the fields of core/models/config.h (dtype by name).
+    their names in a checkpoint (anything with DLPack). Of these, matrices on a CUDA `device` that have the model's
+    dtype are shared: nobody may write to them while the model lives. `progress` counts bytes of files. `config` has
+    exactly the fields of core/models/config.h (dtype by name).
 
     Raises InvalidCheckpoint naming the tensor, file or config field at fault; InvalidRequest for unknown, missing or
     mistyped config fields; Unsupported("device") when this process cannot compute there; ResourceExhausted when the
@@ -339,5 +339,5 @@ def build_info(*, wheel_folders: Sequence[str] = ()) -> dict[str, Any]:
     """
 
 ops: Any
-"""The ops of core/ops by themselves, for tests and benchmarks: core/bind/ops.cpp. Ops on a CUDA device return before they
-are done: `Workplace.synchronize` before another library reads what they wrote."""
+"""The ops of core/ops by themselves, for tests and benchmarks: core/bind/ops.cpp. Ops on a CUDA device return before
+they are done: `Workplace.synchronize` before another library reads what they wrote."""

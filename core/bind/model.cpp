@@ -150,7 +150,8 @@ void bind_model(py::module_& module) {
   py::class_<ModelHolder>(module, "Model", "Weights, packed for this machine. Consumed by the Engine that takes it.")
       .def_property_readonly("info", [](const ModelHolder& self) { return self.model().info(); });
   module.def("load_model", load, py::arg("config"), py::arg("shards") = py::tuple(), py::kw_only(),
-             py::arg("tensors") = py::none(), py::arg("device") = "cpu", py::arg("threads") = 0, py::arg("allow_unused") = false, py::arg("progress") = py::none());
+             py::arg("tensors") = py::none(), py::arg("device") = "cpu", py::arg("threads") = 0,
+             py::arg("allow_unused") = false, py::arg("progress") = py::none());
 }
 
 }  // namespace pydllm::bind

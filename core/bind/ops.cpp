@@ -93,8 +93,7 @@ std::pair<PyTensor, PyTensor> rope_table(const OpsWorkplace& work, int64_t max_p
 
 void rope(const OpsWorkplace& work, PyTensor& x, int64_t first_column, int64_t heads, int64_t head_dim,
           const PyTensor& positions, const PyTensor& cos, const PyTensor& sin) {
-  ops::rope(work.context(), written(x, "x"), first_column, heads, head_dim, positions.tensor,
-            {cos.tensor, sin.tensor});
+  ops::rope(work.context(), written(x, "x"), first_column, heads, head_dim, positions.tensor, {cos.tensor, sin.tensor});
 }
 
 void swiglu(const OpsWorkplace& work, const PyTensor& gate_up, PyTensor& out) {
@@ -121,8 +120,7 @@ ops::PackedWeight packed(const OpsWorkplace& work, const std::vector<PyTensor>& 
                          const PyTensor* bias) {
   std::vector<Tensor> tensors;
   for (const PyTensor& part : parts) tensors.push_back(part.tensor);
-  ops::PackedWeight out =
-      ops::PackedWeight::pack(work.context(), tensors, dtype_from_name(dtype), or_undefined(bias));
+  ops::PackedWeight out = ops::PackedWeight::pack(work.context(), tensors, dtype_from_name(dtype), or_undefined(bias));
   synchronize(work);  // the parts may go
   return out;
 }
@@ -201,8 +199,8 @@ void store_kv(const OpsWorkplace& work, const PyTensor& kv, int64_t key_column, 
 void attention(const OpsWorkplace& work, const PyTensor& q, int64_t query_column, int64_t query_heads,
                const PyTensor& keys, const PyTensor& values, const std::vector<Sequence>& sequences, float scale,
                PyTensor& out) {
-  ops::attention(work.context(), q.tensor, query_column, query_heads, {keys.tensor, values.tensor},
-                 spans_of(sequences), scale, written(out, "out"));
+  ops::attention(work.context(), q.tensor, query_column, query_heads, {keys.tensor, values.tensor}, spans_of(sequences),
+                 scale, written(out, "out"));
 }
 
 ops::RouterScore score_of(const std::string& name) {
@@ -231,9 +229,8 @@ void bind_sequence_ops(py::module_& module) {
       .def("at", &Sequence::at, py::arg("query_begin"));
   module.def("store_kv", store_kv, WithoutGil(), work, py::arg("kv"), py::arg("key_column"), py::arg("value_column"),
              py::arg("slots"), py::arg("keys"), py::arg("values"));
-  module.def("attention", attention, WithoutGil(), work, py::arg("q"), py::arg("query_column"),
-             py::arg("query_heads"), py::arg("keys"), py::arg("values"), py::arg("sequences"), py::arg("scale"),
-             py::arg("out"));
+  module.def("attention", attention, WithoutGil(), work, py::arg("q"), py::arg("query_column"), py::arg("query_heads"),
+             py::arg("keys"), py::arg("values"), py::arg("sequences"), py::arg("scale"), py::arg("out"));
   py::class_<ops::RouterRule>(module, "RouterRule", "How experts are chosen (core/ops/moe_router.h).")
       .def(py::init(&make_rule), py::kw_only(), py::arg("score") = "softmax", py::arg("experts_per_token") = 1,
            py::arg("normalize") = false, py::arg("scale") = 1.0f, py::arg("groups") = 1, py::arg("groups_kept") = 1,

@@ -48,8 +48,8 @@ std::vector<RowSampling> rows_of(const std::vector<Sampling>& sampling) {
   return rows;
 }
 
-std::vector<RowStats> row_stats(const OpsWorkplace& work, const PyTensor& logits,
-                                const std::vector<Sampling>& sampling, const std::vector<int32_t>& forbidden) {
+std::vector<RowStats> row_stats(const OpsWorkplace& work, const PyTensor& logits, const std::vector<Sampling>& sampling,
+                                const std::vector<int32_t>& forbidden) {
   std::vector<RowStats> out(sampling.size());
   ops::row_stats(work.context(), logits.tensor, rows_of(sampling), forbidden, out);
   return out;

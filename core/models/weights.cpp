@@ -59,7 +59,8 @@ bool Weights::contains(const std::string& name) const {
 // The tensor of a slot, of this shape and of a float type.
 Tensor Weights::found(const std::string& name, const Slot& slot, const std::vector<Extent>& shape) const {
   const std::vector<int64_t> sizes = sizes_of(shape);
-  const auto expect = [&](const std::vector<int64_t>& stored, const std::optional<DType>& dtype, std::string_view type) {
+  const auto expect = [&](const std::vector<int64_t>& stored, const std::optional<DType>& dtype,
+                          std::string_view type) {
     if (stored != sizes) {
       refuse(name, format("expected shape ", shape_string(sizes), ", got ", shape_string(stored), origin_of(shape)));
     }
