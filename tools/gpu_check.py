@@ -210,6 +210,13 @@ def python_tests(
     return step
 
 
+def recordings(check: Check) -> Step:
+    """Minutes in the emulation: there it is a command of its own."""
+    if check.emulated:
+        return Step("recordings", "skip", "emulated: make cuda-emulated runs them")
+    return python_tests("recordings", 120, RECORDINGS)(check)
+
+
 def recorded_figures(junit: Path) -> list[str]:
     """What tests recorded as the property "figure"."""
     if not junit.exists():
@@ -263,7 +270,7 @@ def all_steps(*, emulated: bool) -> dict[str, Callable[[Check], Step]]:
         "build": build,
         "ops": python_tests("ops", 120, OPS),
         "logits": python_tests("logits", 120, LOGITS),
-        "recordings": python_tests("recordings", 120, RECORDINGS),
+        "recordings": recordings,
         "engine": python_tests("engine", 120, ENGINE if emulated else ENGINE + LONG_ENGINE),
         "interchange": python_tests("interchange", 60, INTERCHANGE),
         "kernels": benchmark("kernels", 120, "bench/kernels.py"),
