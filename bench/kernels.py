@@ -172,6 +172,23 @@ def rms_norm(bench: Bench, rows: int, dim: int) -> Case:
     return Case("rms_norm", f"{rows} x {dim}", 6.0 * rows * dim, 4.0 * rows * dim, make)
 
 
+def rms_norm_heads(bench: Bench, rows: int, heads: int, dim: int) -> Case:
+    def make(seed: int) -> Pair:
+        x, weight = bench.normal(rows, heads * dim, seed=seed), bench.normal(dim, seed=seed + 1)
+        given, scale = bench.put(x), bench.put(weight)
+        apart, once = x.view(rows, heads, dim), []
+
+        def ours() -> None:
+            ops.rms_norm_heads(bench.work, given, 0, heads, scale, 1e-6)
+            if not once:  # in place: the first call is the one that is compared
+                once.append(bench.get(given))
+
+        return Pair(ours, lambda: functional.rms_norm(apart, (dim,), weight, 1e-6).flatten(1), lambda: once[0])
+
+    elements = float(rows * heads * dim)
+    return Case("rms_norm_heads", f"{rows} x {heads} heads of {dim}", 8 * elements, 4 * elements, make)
+
+
 def swiglu(bench: Bench, rows: int, width: int) -> Case:
     def make(seed: int) -> Pair:
         both = bench.normal(rows, 2 * width, seed=seed)
@@ -273,6 +290,43 @@ def row_stats(bench: Bench, rows: int, vocabulary: int) -> Case:
     return Case("row_stats", f"{rows} x {vocabulary}", 4.0 * rows * vocabulary, 4.0 * rows * vocabulary, make)
 
 
+def guide(bench: Bench, rows: int, vocabulary: int) -> Case:
+    def make(seed: int) -> Pair:
+        conditional, unconditional = (bench.normal(rows, vocabulary, seed=seed + i) for i in range(2))
+        given, other, once = bench.put(conditional), bench.put(unconditional), []
+
+        def ours() -> None:
+            ops.guide(bench.work, given, other, 1.5)
+            if not once:  # in place: the first call is the one that is compared
+                once.append(bench.get(given))
+
+        return Pair(ours, lambda: unconditional + 2.5 * (conditional - unconditional), lambda: once[0])
+
+    return Case("guide", f"{rows} x {vocabulary}", 12.0 * rows * vocabulary, 3.0 * rows * vocabulary, make)
+
+
+def edit_logits(bench: Bench, rows: int, vocabulary: int, edits: int) -> Case:
+    """A bias on some ids of every row, the same number as a repetition penalty over a canvas touches."""
+
+    def make(seed: int) -> Pair:
+        logits = bench.normal(rows, vocabulary, seed=seed)
+        order = torch.randperm(vocabulary, generator=torch.Generator().manual_seed(seed))
+        ids = order[:edits].sort().values
+        wishes = [ops.RowSampling(edits=[(token, 1.0, -1.0) for token in ids.tolist()])] * rows
+        given, once = bench.put(logits), []
+        own, at = logits.clone(), ids.to(bench.where)
+        bias = torch.full((rows, edits), -1.0, device=bench.where)
+
+        def ours() -> None:
+            ops.edit_logits(bench.work, given, wishes)
+            if not once:
+                once.append(bench.get(given))
+
+        return Pair(ours, lambda: own.index_add_(1, at, bias), lambda: once[0])
+
+    return Case("edit_logits", f"{rows} x {edits} of {vocabulary}", 16.0 * rows * edits, 2.0 * rows * edits, make)
+
+
 def experts(bench: Bench, tokens: int, count: int, kept: int, hidden: int, width: int) -> Case:
     """Router and experts of one layer; torch goes through the chosen experts one by one."""
 
@@ -335,12 +389,15 @@ def cases(bench: Bench) -> Iterator[Case]:
     yield attention(bench, "LLaDA", 1, 400, 400, (32, 32), 128)
     for rows in (32, 400):
         yield rms_norm(bench, rows, 4096)
+        yield rms_norm_heads(bench, rows, 16, 128)
         yield swiglu(bench, rows, 12288)
         yield rope(bench, rows, 32, 128)
         yield store_kv(bench, rows, 32, 128)
         yield embedding(bench, rows, 126464, 4096)
     yield row_stats(bench, 32, 126464)
     yield row_stats(bench, 512, 157184)
+    yield guide(bench, 32, 126464)
+    yield edit_logits(bench, 32, 126464, 400)
     for tokens in (32, 400):
         yield experts(bench, tokens, 256, 8, 2048, 512)
 
@@ -350,11 +407,14 @@ def tiny_cases(bench: Bench) -> Iterator[Case]:
     yield linear(bench, "tiny", 5, 64, 96)
     yield attention(bench, "tiny", 2, 8, 40, (4, 2), 32)
     yield rms_norm(bench, 5, 64)
+    yield rms_norm_heads(bench, 5, 4, 16)
     yield swiglu(bench, 5, 48)
     yield rope(bench, 5, 4, 16)
     yield store_kv(bench, 5, 2, 16)
     yield embedding(bench, 5, 100, 64)
     yield row_stats(bench, 4, 1000)
+    yield guide(bench, 4, 1000)
+    yield edit_logits(bench, 4, 1000, 20)
     yield experts(bench, 6, 8, 2, 32, 16)
 
 

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[1]
-BUILD = ROOT / "build" / "gpu"
 BUDGET = 570
 """Seconds for everything."""
 EMULATED_SLOWNESS = 8
@@ -118,6 +117,11 @@ class Check:
     report: dict[str, object] = field(default_factory=dict)
     """What the benchmarks wrote, by step."""
 
+    @property
+    def build(self) -> Path:
+        """Where the extension of this check is."""
+        return ROOT / "build" / ("gpu-emulated" if self.emulated else "gpu")
+
     def left(self, most: float) -> float:
         """Seconds for a step that may take so many on a GPU."""
         return min(most * (EMULATED_SLOWNESS if self.emulated else 1), self.deadline - time.monotonic())
@@ -171,22 +175,32 @@ def build(check: Check) -> Step:
     import pybind11
 
     cuda = "EMULATED" if check.emulated else "ON"
-    configure = ["cmake", "-S", ".", "-B", str(BUILD), "-G", "Ninja", "-DPYDLLM_PYTHON=ON", f"-DPYDLLM_CUDA={cuda}"]
+    configure = [
+        "cmake",
+        "-S",
+        ".",
+        "-B",
+        str(check.build),
+        "-G",
+        "Ninja",
+        "-DPYDLLM_PYTHON=ON",
+        f"-DPYDLLM_CUDA={cuda}",
+    ]
     configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
     if not check.emulated:
         configure.append(f"-DCMAKE_CUDA_ARCHITECTURES={check.architectures}")
     done = run(configure, check.left(60))
     if done.code == 0:
-        compiled = run(["cmake", "--build", str(BUILD), "--target", "_core"], check.left(300))
+        compiled = run(["cmake", "--build", str(check.build), "--target", "_core"], check.left(300))
         done = Done(compiled.code, compiled.output, done.seconds + compiled.seconds, compiled.timed_out)
     if done.code != 0:
         return failed("build", done, last_line(done.output))
     return Step("build", "pass", "emulated on the CPU" if check.emulated else check.architectures, done.seconds)
 
 
-def with_extension(*command: str) -> list[str]:
-    """Python with what `build` left."""
-    return [sys.executable, "tools/with_core.py", str(next(BUILD.glob("_core*.so"))), *command]
+def with_extension(check: Check, *command: str) -> list[str]:
+    """Python with what the step `build` left."""
+    return [sys.executable, "tools/with_core.py", str(next(check.build.glob("_core*.so"))), *command]
 
 
 def python_tests(
@@ -197,8 +211,9 @@ def python_tests(
     def step(check: Check) -> Step:
         with tempfile.TemporaryDirectory() as folder:
             junit = Path(folder) / "report.xml"
-            command = with_extension("-m", "pytest", "-q", "-rsfE", "-p", "no:cacheprovider", f"--junitxml={junit}")
-            done = run([*prefix, *command, *nodes], check.left(limit), PYDLLM_TEST_DEVICE=check.device)
+            command = with_extension(check, "-m", "pytest", "-q", "-rsfE", "-p", "no:cacheprovider")
+            command = [*prefix, *command, f"--junitxml={junit}", *nodes]
+            done = run(command, check.left(limit), PYDLLM_TEST_DEVICE=check.device)
             figures = recorded_figures(junit)
         if done.code != 0:
             return failed(name, done, last_line(done.output))
@@ -252,7 +267,7 @@ def benchmark(name: str, limit: float, script: str) -> Callable[[Check], Step]:
     def step(check: Check) -> Step:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "report.json"
-            command = with_extension(script, "--device", check.device, "--output", str(out))
+            command = with_extension(check, script, "--device", check.device, "--output", str(out))
             done = run([*command, *(["--tiny"] if check.emulated else [])], check.left(limit))
             if out.exists():
                 check.report[name] = json.loads(out.read_text())
