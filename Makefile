@@ -20,6 +20,7 @@ help:
 	@echo "make cuda-emulated                           the engine on the CUDA kernels, emulated on the CPU"
 	@echo "make cuda                                    compile the CUDA kernels (nvcc) and hold them to their budgets"
 	@echo "make accept-core | -serving | -demo | -families | -cuda   promises with figures"
+	@echo "make gpu-check PYTHON=...                    on a GPU: tests, sanitizer, timings beside torch, one report"
 	@echo "make mutants                                 patches that must turn a test red"
 
 # --- set-up: a virtual environment in steps, each redone only when its inputs change ---
@@ -128,8 +129,10 @@ cuda: $(VENV)/.cuda $(VENV)/.built $(VENV)/.test
 	$(BIN)/python tools/cuda_budgets.py build/cuda/CMakeFiles/pydllm_cuda_ops.dir/core/ops/cuda/*.o
 
 # The recordings and the engine's tests on the emulated CUDA device: an extension of its own, which nobody installs.
-DEVICE_TESTS := tests/engine/test_golden.py tests/engine/test_golden_d3llm.py tests/engine/test_dream_golden_runs.py \
-  tests/models/test_llada_golden.py tests/models/test_dream_golden.py tests/models/test_llada2_golden.py
+DEVICE_TESTS := tests/ops tests/engine/test_golden.py tests/engine/test_golden_d3llm.py \
+  tests/engine/test_dream_golden_runs.py tests/engine/test_threaded_engine.py tests/models/test_llada_golden.py \
+  tests/models/test_dream_golden.py tests/models/test_llada2_golden.py tests/models/test_error_of_bfloat16.py \
+  tests/models/test_tensors_in_memory.py
 
 cuda-emulated: $(VENV)/.built $(VENV)/.test
 	@mkdir -p build
@@ -185,7 +188,8 @@ accept-families: $(VENV)/.built $(VENV)/.test $(CLIENTS)/.llama
 accept-cuda: $(VENV)/.built $(VENV)/.test
 	$(BIN)/python tests/accept/cuda.py $(ARGS)
 
-# On a machine with a GPU. PYTHON must have what requirements/build.txt, serve.txt and test.txt name: nothing is installed.
+# Everything that a GPU has to show, in less than ten minutes. Nothing is installed: PYTHON must have what
+# tools/gpu_check.py names.
 gpu-check:
 	$(PYTHON) tools/gpu_check.py $(ARGS)
 

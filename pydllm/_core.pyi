@@ -99,14 +99,18 @@ class Model:
 
 def load_model(
     config: Mapping[str, object],
-    shards: Sequence[str],
+    shards: Sequence[str] = (),
     *,
+    tensors: Mapping[str, object] | None = None,
     device: str = "cpu",
     threads: int = 0,
     allow_unused: bool = False,
     progress: LoadProgress | None = None,
 ) -> Model:
-    """Builds a model from safetensors shards. `config` has exactly the fields of core/models/config.h (dtype by name).
+    """Builds a model from safetensors shards, or from `tensors` that other libraries hold on the CPU or on `device`, by
+    their names in a checkpoint (anything with DLPack). Of these, matrices on a CUDA `device` that have the model's
+    dtype are shared: nobody may write to them while the model lives. `progress` counts bytes of files. `config` has
+    exactly the fields of core/models/config.h (dtype by name).
 
     Raises InvalidCheckpoint naming the tensor, file or config field at fault; InvalidRequest for unknown, missing or
     mistyped config fields; Unsupported("device") when this process cannot compute there; ResourceExhausted when the
@@ -333,3 +337,7 @@ def build_info(*, wheel_folders: Sequence[str] = ()) -> dict[str, Any]:
 
     wheel_folders: where libraries of NVIDIA's wheels lie (pydllm.nvidia_wheels).
     """
+
+ops: Any
+"""The ops of core/ops by themselves, for tests and benchmarks: core/bind/ops.cpp. Ops on a CUDA device return before
+they are done: `Workplace.synchronize` before another library reads what they wrote."""

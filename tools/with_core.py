@@ -1,4 +1,5 @@
-"""Runs a module of Python on this tree with another build of the extension: with_core.py _core.so -m pytest tests."""
+"""Runs Python on this tree with another build of the extension: with_core.py _core.so -m pytest tests, or
+with_core.py _core.so bench/kernels.py."""
 
 from __future__ import annotations
 
@@ -12,9 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     """Loads the extension under its name, so that whoever imports pydllm._core gets it; then runs the module."""
-    if len(sys.argv) < 4 or sys.argv[2] != "-m":
-        sys.exit("with_core.py: expected EXTENSION -m MODULE [ARGUMENT ...]")
-    path, _, module, *arguments = sys.argv[1:]
+    path, *rest = sys.argv[1:]
+    is_module = rest[:1] == ["-m"]
+    if len(rest) < (2 if is_module else 1):
+        sys.exit("with_core.py: expected EXTENSION (-m MODULE | SCRIPT) [ARGUMENT ...]")
     # An editable install finds its own extension by a hook; this tree comes first.
     sys.meta_path[:] = [finder for finder in sys.meta_path if "Redirect" not in type(finder).__name__]
     sys.path[:1] = [str(ROOT), str(ROOT / "proto/python"), str(ROOT / "gateway")]
@@ -27,8 +29,12 @@ def main() -> None:
     spec.loader.exec_module(core)
     sys.modules["pydllm._core"] = core
     vars(pydllm)["_core"] = core
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.argv = rest[1:] if is_module else rest
+    if is_module:
+        runpy.run_module(rest[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.path.insert(0, str(Path(rest[0]).resolve().parent))
+        runpy.run_path(rest[0], run_name="__main__")
 
 
 main()

@@ -15,5 +15,6 @@ void bind_stats(py::module_& module);
 void bind_engine(py::module_& module);
 void bind_registry(py::module_& module);
 void bind_build_info(py::module_& module);
+void bind_ops(py::module_& module);
 
 }  // namespace pydllm::bind

@@ -2,10 +2,16 @@
 
 #include <pybind11/stl.h>
 
+#include <map>
+#include <utility>
+
+#include "base/check.h"
 #include "base/errors.h"
 #include "bind/bind.h"
 #include "bind/convert.h"
 #include "bind/field_reader.h"
+#include "bind/tensor.h"
+#include "models/json_cursor.h"
 #include "models/registry.h"
 
 namespace pydllm::bind {
@@ -60,16 +66,35 @@ ModelConfig to_config(py::handle values) {
   return config;
 }
 
-std::unique_ptr<ModelHolder> load(const py::object& config, const py::object& shards, const py::object& device,
-                                  const py::object& threads, const py::object& allow_unused, LoadProgress* progress) {
+// What another library holds, on the CPU or on `device`.
+std::map<std::string, Tensor> to_tensors(py::handle values, Device device) {
+  std::map<std::string, Tensor> tensors;
+  for (const auto& [key, value] : to_dict(values, "tensors")) {
+    const std::string name = to_string(key, "tensors");
+    const Tensor tensor = import_dlpack(value).tensor;
+    if (tensor.device() != Device{} && tensor.device() != device) {
+      throw InvalidRequest("tensors", format("tensors: ", printable(name), ": expected a tensor on cpu or ",
+                                             name_of(device), ", got one on ", name_of(tensor.device())));
+    }
+    tensors.emplace(name, tensor);
+  }
+  return tensors;
+}
+
+std::unique_ptr<ModelHolder> load(const py::object& config, const py::object& shards, const py::object& tensors,
+                                  const py::object& device, const py::object& threads, const py::object& allow_unused,
+                                  LoadProgress* progress) {
   const ModelConfig parsed = to_config(config);
   const std::vector<std::string> paths = to_strings(shards, "shards");
   const auto pool_size = static_cast<int>(to_integer(threads, "threads", 0, kMostThreads));
   const bool tolerant = to_bool(allow_unused, "allow_unused");
   const Device where = device_from_name(to_string(device, "device"));
+  const bool in_memory = !tensors.is_none();
+  if (in_memory && !paths.empty()) throw InvalidRequest("tensors", "tensors: expected no shards beside them");
+  std::map<std::string, Tensor> given = in_memory ? to_tensors(tensors, where) : std::map<std::string, Tensor>{};
   const py::gil_scoped_release release;
   Workplace work(pool_size, where);
-  Weights weights(paths, progress);
+  Weights weights = in_memory ? Weights(std::move(given)) : Weights(paths, progress);
   auto holder = std::make_unique<ModelHolder>(load_model(work.context(), parsed, weights, tolerant));
   if (work.context().arena != nullptr) work.context().arena->reset();  // the engine has a stream of its own
   return holder;
@@ -124,8 +149,9 @@ void bind_model(py::module_& module) {
   module.def("device_memory", device_memory, py::arg("device"));
   py::class_<ModelHolder>(module, "Model", "Weights, packed for this machine. Consumed by the Engine that takes it.")
       .def_property_readonly("info", [](const ModelHolder& self) { return self.model().info(); });
-  module.def("load_model", load, py::arg("config"), py::arg("shards"), py::kw_only(), py::arg("device") = "cpu",
-             py::arg("threads") = 0, py::arg("allow_unused") = false, py::arg("progress") = py::none());
+  module.def("load_model", load, py::arg("config"), py::arg("shards") = py::tuple(), py::kw_only(),
+             py::arg("tensors") = py::none(), py::arg("device") = "cpu", py::arg("threads") = 0,
+             py::arg("allow_unused") = false, py::arg("progress") = py::none());
 }
 
 }  // namespace pydllm::bind

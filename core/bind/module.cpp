@@ -11,4 +11,5 @@ PYBIND11_MODULE(_core, module) {
   pydllm::bind::bind_engine(module);
   pydllm::bind::bind_registry(module);
   pydllm::bind::bind_build_info(module);
+  pydllm::bind::bind_ops(module);
 }

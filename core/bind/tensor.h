@@ -18,7 +18,7 @@ namespace py = pybind11;
 
 struct PyTensor {
   Tensor tensor;
-  bool read_only = false;  // the producer forbids writing; nothing in the core writes to an imported tensor
+  bool read_only = false;  // the producer forbids writing; only ops (bind/ops.h) write to imported tensors
 };
 
 // A view of the producer's memory, which stays alive as long as any view of it. Throws ValueError for what is not a

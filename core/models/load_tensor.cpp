@@ -8,13 +8,21 @@
 namespace pydllm {
 namespace {
 
+// The tensor in host memory: itself when it is there already.
+Tensor on_host(const Context& context, const Tensor& tensor) {
+  if (tensor.device() == Device{}) return tensor;
+  Tensor out = Tensor::empty(tensor.shape(), tensor.dtype());
+  copy(context, tensor, out);
+  return out;
+}
+
 // Float32 biases of the parts, one after another.
-Tensor load_biases(Weights& weights, std::span<const LinearPart> parts, int64_t out_features) {
+Tensor load_biases(const Context& context, Weights& weights, std::span<const LinearPart> parts, int64_t out_features) {
   Tensor bias = Tensor::empty({out_features}, DType::kF32);
   int64_t row = 0;
   for (const LinearPart& part : parts) {
     const std::string name = part.name + ".bias";
-    convert(weights.take(name, {part.out_features}), bias.rows(row, part.out_features.size));
+    convert(on_host(context, weights.take(name, {part.out_features})), bias.rows(row, part.out_features.size));
     weights.done(name);
     row += part.out_features.size;
   }
@@ -23,8 +31,12 @@ Tensor load_biases(Weights& weights, std::span<const LinearPart> parts, int64_t 
 
 }  // namespace
 
+Tensor packable(const Context& context, const Tensor& stored, DType dtype) {
+  return stored.dtype() == dtype ? stored : on_host(context, stored);
+}
+
 Tensor load_vector(const Context& context, Weights& weights, const std::string& name, Extent size) {
-  const Tensor stored = weights.take(name, {size});
+  const Tensor stored = on_host(context, weights.take(name, {size}));
   const Tensor out = Tensor::empty({size.size}, DType::kF32);
   convert(stored, out);
   weights.done(name);
@@ -33,7 +45,8 @@ Tensor load_vector(const Context& context, Weights& weights, const std::string& 
 
 Tensor load_matrix(const Context& context, Weights& weights, const std::string& name, Extent rows, Extent columns,
                    DType dtype) {
-  const Tensor stored = weights.take(name, {rows, columns});
+  const Tensor stored = packable(context, weights.take(name, {rows, columns}), dtype);
+  if (stored.device() != Device{}) return stored;
   const Tensor out = Tensor::empty({rows.size, columns.size}, dtype);
   convert(stored, out, context.pool);
   weights.done(name);
@@ -45,10 +58,11 @@ ops::PackedWeight load_linear(const Context& context, Weights& weights, std::spa
   std::vector<Tensor> matrices;
   int64_t out_features = 0;
   for (const LinearPart& part : parts) {
-    matrices.push_back(weights.take(part.name + ".weight", {part.out_features, in_features}));
+    const Tensor stored = weights.take(part.name + ".weight", {part.out_features, in_features});
+    matrices.push_back(packable(context, stored, dtype));
     out_features += part.out_features.size;
   }
-  const Tensor biases = bias ? load_biases(weights, parts, out_features) : Tensor{};
+  const Tensor biases = bias ? load_biases(context, weights, parts, out_features) : Tensor{};
   ops::PackedWeight packed = ops::PackedWeight::pack(context, matrices, dtype, biases);
   for (const LinearPart& part : parts) weights.done(part.name + ".weight");
   return packed;

@@ -1,6 +1,6 @@
 // Taking tensors out of a checkpoint in the form the ops want. Every function marks what it took as done, so that the
 // pages of the file leave memory while loading goes on; nothing returned points into the file. What is returned lives
-// on the context's device.
+// on the context's device; matrices that are there already, of the right dtype, are shared with whoever gave them.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,9 @@
 #include "tensor/context.h"
 
 namespace pydllm {
+
+// The tensor where PackedWeight::pack can read it: one on a device of another dtype than `dtype` in host memory.
+Tensor packable(const Context& context, const Tensor& stored, DType dtype);
 
 // [size] as float32.
 Tensor load_vector(const Context& context, Weights& weights, const std::string& name, Extent size);

@@ -35,9 +35,12 @@ Tensor slice(const Tensor& stacked, int64_t index) {
 std::vector<ops::Expert> load_stacked(const Context& context, const ModelConfig& config, Weights& weights,
                                       const std::string& at) {
   const Extent count = experts_of(config), hidden = hidden_of(config), width = width_of(config);
-  const Tensor gate = weights.take(at + "gate_proj", {count, width, hidden});
-  const Tensor up = weights.take(at + "up_proj", {count, width, hidden});
-  const Tensor down = weights.take(at + "down_proj", {count, hidden, width});
+  const auto taken = [&](const char* name, const std::vector<Extent>& shape) {
+    return packable(context, weights.take(at + name, shape), config.dtype);
+  };
+  const Tensor gate = taken("gate_proj", {count, width, hidden});
+  const Tensor up = taken("up_proj", {count, width, hidden});
+  const Tensor down = taken("down_proj", {count, hidden, width});
   std::vector<ops::Expert> experts;
   for (int64_t e = 0; e < count.size; ++e) {
     const Tensor both[] = {slice(gate, e), slice(up, e)}, out[] = {slice(down, e)};

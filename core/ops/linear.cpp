@@ -25,33 +25,43 @@ void check_part(const Tensor& part, int64_t in_features) {
   check(width == in_features, "weight: expected parts of one input width ", in_features, ", got ", width);
 }
 
-void expect_on_cpu(std::span<const Tensor> parts) {
-  for (const Tensor& part : parts) {
-    check(part.device().type == DeviceType::kCpu, "weight: expected parts on cpu, got ", name_of(part.device()));
-  }
+void expect_on_cpu(const Tensor& part) {
+  check(part.device().type == DeviceType::kCpu, "weight: expected parts on cpu, got ", name_of(part.device()));
 }
 
 // Bytes of a part that are converted and copied to a device at once.
 constexpr int64_t kStagedBytes = int64_t{16} << 20;
 
+// Host memory to rows [row, ...) of `out`, a piece at a time.
+void convert_to_device(const Context& context, const Tensor& part, const Tensor& staged, const Tensor& out,
+                       int64_t row) {
+  const int64_t step = staged.size(0);
+  for (int64_t begin = 0; begin < part.size(0); begin += step) {
+    const int64_t count = std::min(step, part.size(0) - begin);
+    const Tensor rows = staged.rows(0, count);
+    convert(part.rows(begin, count), rows, context.pool);
+    copy(context, rows, out.rows(row + begin, count));
+  }
+}
+
 // A single part that is there already, the embedding of a tied head, is shared.
 Tensor stacked_on_device(const Context& context, std::span<const Tensor> parts, int64_t out_features,
                          int64_t in_features, DType dtype) {
-  if (parts.size() == 1 && parts[0].device() == context.device && parts[0].dtype() == dtype) return parts[0];
-  expect_on_cpu(parts);
+  const auto is_there = [&](const Tensor& part) { return part.device() == context.device && part.dtype() == dtype; };
+  if (parts.size() == 1 && is_there(parts[0])) return parts[0];
   Tensor out = Tensor::empty({out_features, in_features}, dtype, context.device);
   const int64_t row_bytes = in_features * static_cast<int64_t>(size_of(dtype));
   const int64_t step = std::clamp<int64_t>(kStagedBytes / row_bytes, 1, out_features);
   const Tensor staged = Tensor::empty({step, in_features}, dtype);
   int64_t row = 0;
   for (const Tensor& part : parts) {
-    for (int64_t begin = 0; begin < part.size(0); begin += step) {
-      const int64_t count = std::min(step, part.size(0) - begin);
-      const Tensor rows = staged.rows(0, count);
-      convert(part.rows(begin, count), rows, context.pool);
-      copy(context, rows, out.rows(row, count));
-      row += count;
+    if (is_there(part)) {
+      copy(context, part, out.rows(row, part.size(0)));
+    } else {
+      expect_on_cpu(part);
+      convert_to_device(context, part, staged, out, row);
     }
+    row += part.size(0);
   }
   return out;
 }
@@ -93,7 +103,7 @@ PackedWeight PackedWeight::pack(const Context& context, std::span<const Tensor> 
   if (on_cuda(context)) {
     out.panels_ = stacked_on_device(context, parts, out.out_features_, out.in_features_, dtype);
   } else {
-    expect_on_cpu(parts);
+    for (const Tensor& part : parts) expect_on_cpu(part);
     out.panels_ = cpu::pack_panels(*context.pool, parts, out.out_features_, out.in_features_, dtype);
   }
   return out;

@@ -17,9 +17,9 @@ class PackedWeight {
   PackedWeight() = default;
 
   // Stacks matrices of one input width: parts[i] is [n_i, k] of any float dtype; the result has sum n_i outputs and
-  // stores `dtype` (float32 | bfloat16 | float16), rounding to nearest even. Parts may be memory-mapped; they are read
-  // once and not kept, except that a single part of this dtype that is on the context's CUDA device is shared. `bias`
-  // is undefined or float32 [sum n_i].
+  // stores `dtype` (float32 | bfloat16 | float16), rounding to nearest even. Parts are in host memory (memory-mapped,
+  // maybe) or, of this dtype, on the context's CUDA device; they are read once and not kept, except that a single part
+  // that is there already is shared. `bias` is undefined or float32 [sum n_i].
   static PackedWeight pack(const Context& context, std::span<const Tensor> parts, DType dtype, Tensor bias = {});
 
   // The same weight whose panels, copied by the caller, are at `panels`, of the same shape, dtype and device.

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
-Outcome = tuple[bool, str]
+Outcome = tuple[bool | None, str]
+"""(kept, figure); None: this machine cannot show it, which is no pass and no failure."""
 
 
 @dataclass(frozen=True)
@@ -136,14 +137,15 @@ def run(lines: Sequence[Line], description: str | None, *prepare: str) -> int:
         if code:
             print(output[-3000:])
             return 1
-    failed = sum(not _shown(line) for line in chosen)
-    print(f"{len(chosen) - failed}/{len(chosen)} lines pass")
-    return 1 if failed else 0
+    outcomes = [_shown(line) for line in chosen]
+    skipped = outcomes.count(None)
+    print(f"{outcomes.count(True)}/{len(chosen)} lines pass" + (f", {skipped} skipped" if skipped else ""))
+    return 1 if False in outcomes else 0
 
 
-def _shown(line: Line) -> bool:
+def _shown(line: Line) -> bool | None:
     start = time.monotonic()
     kept, figure = line.check()
-    verdict, seconds = "pass" if kept else "FAIL", time.monotonic() - start
+    verdict, seconds = "skip" if kept is None else "pass" if kept else "FAIL", time.monotonic() - start
     print(f"{verdict}  {line.name}: {line.claim}\n      {figure} ({seconds:.0f} s)", flush=True)
     return kept

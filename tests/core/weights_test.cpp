@@ -52,6 +52,20 @@ TEST_F(WeightsTest, MissingAndMisshapenTensorsAreNamed) {
             "c|tensor 'c': missing, expected shape [4] (the config's hidden_size)");
 }
 
+TEST_F(WeightsTest, TensorsInMemoryAreCheckedLikeThoseOfFiles) {
+  Weights weights(
+      std::map<std::string, Tensor>{{"a", Tensor::zeros({2, 2}, DType::kF32)}, {"b", Tensor::zeros({3}, DType::kI32)}});
+  EXPECT_TRUE(weights.contains("a"));
+  EXPECT_EQ(weights.unused(), (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(message_of([&] { weights.take("a", {4}); }), "a|tensor 'a': expected shape [4], got [2, 2]");
+  EXPECT_EQ(message_of([&] { weights.take("b", {3}); }), "b|tensor 'b': expected F32, BF16 or F16, got int32");
+  EXPECT_EQ(message_of([&] { weights.take("c", {3}); }), "c|tensor 'c': missing, expected shape [3]");
+  EXPECT_EQ(weights.take("a", {2, 2}).numel(), 4);
+  weights.done("a");
+  EXPECT_EQ(weights.unused(), std::vector<std::string>{"b"});
+  EXPECT_EQ(weights.taken_elements(), 4);
+}
+
 TEST_F(WeightsTest, NonFloatTensorsAreRefusedOnlyWhenTaken) {
   for (const char* dtype : {"I64", "F64", "F8_E4M3", "BOOL"}) {
     const int bytes = dtype[1] == '8' || dtype[0] == 'B' ? 1 : 8;

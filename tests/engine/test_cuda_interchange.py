@@ -17,7 +17,8 @@ import torch
 
 from pydllm import _core
 
-FAKE_DRIVER = Path(__file__).resolve().parents[1] / "core/fakes/cuda_driver.cpp"
+ROOT = Path(__file__).resolve().parents[2]
+FAKE_DRIVER = ROOT / "tests/core/fakes/cuda_driver.cpp"
 DTYPES = {"float32": "<f4", "float16": "<f2", "int32": "<i4", "int64": "<i8", "uint8": "|u1"}
 STRIDED = np.zeros((4, 4), np.float32)[:, 1:3]
 
@@ -315,7 +316,7 @@ except _core.InternalError as error:
 """
 
 
-def test_imports_wait_for_the_producers_stream(tmp_path: Path) -> None:
+def test_imports_wait_for_the_producers_stream(tmp_path: Path, no_driver: None) -> None:
     compiler = shutil.which("c++")
     if compiler is None:
         pytest.skip("no C++ compiler for the made-up driver")
@@ -323,7 +324,10 @@ def test_imports_wait_for_the_producers_stream(tmp_path: Path) -> None:
     flags = ["-shared", "-fPIC", "-std=c++20", "-Wl,-soname,libcuda.so.1"]
     subprocess.run([compiler, *flags, str(FAKE_DRIVER), "-o", str(library)], check=True)
     # Its own process: the made-up driver must not be that of other tests.
-    command = [sys.executable, "-c", WAITING, str(library), str(Path(__file__).parent)]
+    script = tmp_path / "waiting.py"
+    script.write_text(WAITING)
+    with_core = [sys.executable, str(ROOT / "tools/with_core.py"), str(_core.__file__)]
+    command = [*with_core, str(script), str(library), str(Path(__file__).parent)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [

@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from devices import DEVICE
 
 from pydllm import DiffusionParams, SamplingParams
 from pydllm.engine import Engine, EngineConfig, Generation, load
@@ -22,7 +23,8 @@ ENDLESS = DiffusionParams(algorithm="llada_schedule", extra={"steps": 1_000_000}
 
 
 def make(checkpoint: Path, **options: int) -> Engine:
-    config = EngineConfig.from_options(max_model_len=64, kv_cache_tokens=512, debug_checks=True, **options)
+    limits: dict[str, Any] = {"max_model_len": 64, "kv_cache_tokens": 512, **options}
+    config = EngineConfig.from_options(device=DEVICE, debug_checks=True, **limits)
     return Engine(load(checkpoint, config))
 
 

@@ -1,5 +1,6 @@
 """The logits of a checkpoint's first forward, through the whole engine."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,19 @@ class FirstLogits:
     """Runs one forward per request through an engine."""
 
     def __init__(
-        self, directory: Path, *, dtype: str = "auto", block_length: int | None = None, threads: int = 1
+        self,
+        directory: Path,
+        *,
+        dtype: str = "auto",
+        block_length: int | None = None,
+        threads: int = 1,
+        tensors: Mapping[str, object] | None = None,
     ) -> None:
+        """`tensors`: in place of those that the directory holds."""
         checkpoint = open_checkpoint(directory, dtype=dtype, block_length=block_length)
         self.block_length = checkpoint.block_length
-        model = _core.load_model(checkpoint.config, checkpoint.shards, device=DEVICE, threads=threads)
+        shards = checkpoint.shards if tensors is None else ()
+        model = _core.load_model(checkpoint.config, shards, tensors=tensors, device=DEVICE, threads=threads)
         options = {
             "max_model_len": 256,
             "max_batched_tokens": 512,
