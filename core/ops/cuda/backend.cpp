@@ -2,10 +2,15 @@
 
 #include <vector>
 
+#include "ops/cuda/cublaslt.h"
 #include "ops/cuda/cuda_ops.h"
 
 namespace pydllm::ops::cuda {
 namespace {
+
+// cuBLASLt multiplies from so many rows on, below linear_mma_kernel does. All of them until a GPU has shown which is
+// quicker for few.
+constexpr int64_t kCublasLtLeastRows = 1;
 
 // run(pointer) with the tensor's pointer in its own type.
 template <class Run>
@@ -32,6 +37,24 @@ void with_page_type(const KvLayer& layer, const Run& run) {
 IdLists uploaded(cudart::Arena& arena, const HostIdLists& lists) {
   if (lists.ids.empty()) return {};
   return {arena.upload<int64_t>(lists.begin), arena.upload<int32_t>(lists.ids)};
+}
+
+// Rows that are whole chunks of 16 bytes begin aligned wherever they are cut; the library is promised no less.
+bool by_cublaslt(const Context& context, const Tensor& x, const PackedWeight& weight) {
+  return context.cublaslt != nullptr && weight.dtype() == DType::kBF16 &&
+         weight.in_features() * size_of(DType::kBF16) % kCublasLtAlignment == 0 && x.size(0) >= kCublasLtLeastRows;
+}
+
+void multiply_by_cublaslt(const Context& context, const Tensor& x, const PackedWeight& weight, const float* bias,
+                          Tensor& y, bool accumulate) {
+  const Stream stream = context.arena->stream();
+  try {
+    context.cublaslt->linear(x.data<BFloat16>(), weight.panels().data<BFloat16>(), bias, x.size(0),
+                             weight.in_features(), weight.out_features(), y.data<float>(), accumulate, stream);
+  } catch (const InternalError&) {
+    cudart::synchronize(stream);  // throws what an earlier kernel did to the device, if that is the reason
+    throw;
+  }
 }
 
 }  // namespace
@@ -197,6 +220,7 @@ void expert_ffn(const Context& context, const Tensor& x, const Tensor& choice, c
 void linear(const Context& context, const Tensor& x, const PackedWeight& weight, Tensor& y, LinearMode mode) {
   const float* const bias = weight.bias().defined() ? weight.bias().data<float>() : nullptr;
   const bool accumulate = mode == LinearMode::kAccumulate;
+  if (by_cublaslt(context, x, weight)) return multiply_by_cublaslt(context, x, weight, bias, y, accumulate);
   const auto run = [&](const auto* from, const auto* matrix) {
     linear(from, matrix, bias, x.size(0), weight.in_features(), weight.out_features(), y.data<float>(), accumulate,
            context.arena->stream());
