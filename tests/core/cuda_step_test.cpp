@@ -191,7 +191,7 @@ TEST_F(CudaMatmul, AFailureOfALostDeviceIsTheDevices) {
   record_->failing_status = 13;
   record_->lost = &ops::cuda::emulation::device_is_lost();
   const engine::Stream lost = client.run(some_request());
-  EXPECT_TRUE(lost.failed_with(engine::FailReason::kDeviceLost)) << lost.end().message;
+  ASSERT_TRUE(lost.failed_with(engine::FailReason::kDeviceLost)) << lost.end().message;
   while (!client.engine().ended()) std::this_thread::yield();
 }
 
