@@ -72,7 +72,7 @@ struct ExpertArgs {
 // Block (tile, 32 features): activated = silu(gate) * up for the pairs of the tile. The grid is as large as the tiles
 // can be many; how many there are is known on the device only.
 template <class Tile>
-__global__ void __launch_bounds__(Tile::kThreads) expert_gate_up_kernel(ExpertArgs<Tile> args) {
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks) expert_gate_up_kernel(ExpertArgs<Tile> args) {
   if (static_cast<int32_t>(blockIdx.x) >= *args.workspace.tile_count) return;
   auto& shared = *shared_memory<typename Tile::Shared>();
   const ExpertTile tile = args.workspace.tiles[blockIdx.x];
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(Tile::kThreads) expert_gate_up_kernel(ExpertAr
 
 // Block (tile, 64 columns): the weighted outputs of the pairs of the tile.
 template <class Tile>
-__global__ void __launch_bounds__(Tile::kThreads) expert_down_kernel(ExpertArgs<Tile> args) {
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks) expert_down_kernel(ExpertArgs<Tile> args) {
   if (static_cast<int32_t>(blockIdx.x) >= *args.workspace.tile_count) return;
   auto& shared = *shared_memory<typename Tile::Shared>();
   const ExpertTile tile = args.workspace.tiles[blockIdx.x];

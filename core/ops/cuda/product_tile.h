@@ -30,6 +30,9 @@ struct MmaTile {
   using X = BFloat16;
   using W = BFloat16;
   static constexpr unsigned kThreads = 128;
+  // That fit on a multiprocessor at least, so that a thread may have 64 registers: left to itself nvcc takes 32 for
+  // the small tiles and spills.
+  static constexpr unsigned kBlocks = 8;
   static constexpr int kRows = Rows;
   static constexpr int kWarpRows = Rows < 32 ? Rows : 32, kWarpsAcross = 4 * kWarpRows / Rows;
   static constexpr int kWarpColumns = kTile / kWarpsAcross;
@@ -150,6 +153,7 @@ struct FfmaTile {
   using X = float;
   using W = Weight;
   static constexpr unsigned kThreads = 256;
+  static constexpr unsigned kBlocks = 0;  // as nvcc likes
   static constexpr int kRows = kTile;
   static constexpr int kDepth = 16;
   static constexpr int kSpan = 16;
