@@ -217,9 +217,28 @@ class EngineStats:
     @property
     def integrity(self) -> str: ...
 
+class Matmul:
+    """Who multiplies bfloat16 matrices on a CUDA device."""
+
+    @property
+    def description(self) -> str:
+        """ "cublaslt 13.0.2 (wheel: PATH)", "builtin", or "builtin (why there is no cuBLASLt)"."""
+
+def choose_matmul(wanted: str, *, device: str, dtype: str, wheel_folders: Sequence[str] = ()) -> Matmul:
+    """ "auto", "cublaslt" or "builtin" for weights of this dtype on this device (core/ops/matmul.h).
+
+    Raises InvalidRequest("matmul"), Unsupported("matmul") when cuBLASLt is wanted and cannot be had, and
+    Unsupported("device") when this process cannot compute there.
+    """
+
 class Engine:
-    def __init__(self, model: Model, options: Mapping[str, object], *, threads: int = 0) -> None:
-        """`options` has exactly the fields of core/engine/options.h; an unknown key raises InvalidRequest."""
+    def __init__(
+        self, model: Model, options: Mapping[str, object], *, threads: int = 0, matmul: Matmul | None = None
+    ) -> None:
+        """`options` has exactly the limits of core/engine/options.h; an unknown key raises InvalidRequest.
+
+        matmul: None is this build's kernels.
+        """
     @property
     def ended(self) -> bool:
         """The engine thread is at its end: after `stop`, or because it can serve no more. `event_fd` wakes up then."""

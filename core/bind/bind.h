@@ -12,6 +12,7 @@ void bind_tensor(py::module_& module);
 void bind_model(py::module_& module);
 void bind_events(py::module_& module);
 void bind_stats(py::module_& module);
+void bind_matmul(py::module_& module);
 void bind_engine(py::module_& module);
 void bind_registry(py::module_& module);
 void bind_build_info(py::module_& module);

@@ -9,6 +9,7 @@
 #include "bind/convert.h"
 #include "bind/field_reader.h"
 #include "bind/model.h"
+#include "ops/matmul.h"
 
 namespace pydllm::bind {
 namespace {
@@ -49,8 +50,10 @@ EngineOptions to_options(py::handle values) {
   return options;
 }
 
-EnginePtr make_engine(ModelHolder& model, const py::object& options, const py::object& threads) {
-  const EngineOptions parsed = to_options(options);
+EnginePtr make_engine(ModelHolder& model, const py::object& options, const py::object& threads,
+                      const ops::Matmul* matmul) {
+  EngineOptions parsed = to_options(options);
+  if (matmul) parsed.cublaslt = matmul->cublaslt;
   const auto pool_size = static_cast<int>(to_integer(threads, "threads", 0, kMostThreads));
   std::unique_ptr<Model> taken = model.take();
   const py::gil_scoped_release release;
@@ -135,7 +138,8 @@ void def_submit(py::class_<Engine, EnginePtr>& type) {
 
 void bind_engine(py::module_& module) {
   py::class_<Engine, EnginePtr> type(module, "Engine", "One thread that runs all requests of a model.");
-  type.def(py::init(&make_engine), py::arg("model"), py::arg("options"), py::kw_only(), py::arg("threads") = 0);
+  type.def(py::init(&make_engine), py::arg("model"), py::arg("options"), py::kw_only(), py::arg("threads") = 0,
+           py::arg("matmul") = nullptr);
   def_submit(type);
   type.def("cancel", cancel, py::arg("request_id"))
       .def("stop", &Engine::stop, WithoutGil())

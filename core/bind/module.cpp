@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, module) {
   pydllm::bind::bind_model(module);
   pydllm::bind::bind_events(module);
   pydllm::bind::bind_stats(module);
+  pydllm::bind::bind_matmul(module);
   pydllm::bind::bind_engine(module);
   pydllm::bind::bind_registry(module);
   pydllm::bind::bind_build_info(module);

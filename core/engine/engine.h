@@ -14,7 +14,7 @@ namespace pydllm::engine {
 class Engine {
  public:
   // Starts the thread. Throws InvalidRequest(field) for options out of range, std::bad_alloc when the K/V pages do not
-  // fit. `threads` as in ThreadPool.
+  // fit, Unsupported("matmul") when options.cublaslt cannot start. `threads` as in ThreadPool.
   Engine(std::unique_ptr<Model> model, const EngineOptions& options, int threads);
   // Stops: running and waiting requests end with kShutdown, then the thread is joined.
   ~Engine();

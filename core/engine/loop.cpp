@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "engine/forward_plan.h"
 #include "engine/prepare.h"
+#include "ops/matmul.h"
 
 namespace pydllm::engine {
 namespace {
@@ -22,6 +23,11 @@ bool is_end(const Event& event) {
   return event.kind == EventKind::kFinished || event.kind == EventKind::kFailed;
 }
 
+Context with_cublaslt(Context context, ops::cuda::CublasLt* cublaslt) {
+  context.cublaslt = cublaslt;
+  return context;
+}
+
 }  // namespace
 
 EngineLoop::EngineLoop(std::unique_ptr<Model> model, const EngineOptions& options, int threads, Channels& channels)
@@ -29,10 +35,12 @@ EngineLoop::EngineLoop(std::unique_ptr<Model> model, const EngineOptions& option
       channels_(channels),
       model_(std::move(model)),
       work_(threads, model_->info().device),
+      cublaslt_(ops::start_matmul(options.cublaslt, model_->info().device)),
+      context_(with_cublaslt(work_.context(), cublaslt_.get())),
       cache_(kv_shape(model_->info(), options.page_size), options.pages, model_->info().device),
       pages_(options.pages),
       scheduler_(options.max_running_requests, options.max_batched_tokens),
-      runner_(work_.context(), *model_, cache_, options) {
+      runner_(context_, *model_, cache_, options) {
   stats_.pages_total = pages_.total();
   channels_.board.post(stats_);
 }
@@ -266,7 +274,7 @@ void EngineLoop::release_pages(LiveRequest& live) {
     for (const PageId page : lane) {
       pages_.release(page);
       // At the engine's end nobody reads them, and a lost device could not write them.
-      if (options_.debug_checks && !channels_.inbox.closed()) cache_.poison(work_.context(), page);
+      if (options_.debug_checks && !channels_.inbox.closed()) cache_.poison(context_, page);
     }
     lane.clear();
   }

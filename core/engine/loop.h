@@ -24,7 +24,7 @@ namespace pydllm::engine {
 class EngineLoop {
  public:
   // May be made by another thread than the one that runs it. Throws std::bad_alloc or ResourceExhausted when the memory
-  // of pages or logits is not to be had.
+  // of pages or logits is not to be had, Unsupported("matmul") when options.cublaslt cannot start.
   EngineLoop(std::unique_ptr<Model> model, const EngineOptions& options, int threads, Channels& channels);
 
   // Serves until the inbox is closed, then ends every live request with kShutdown.
@@ -63,6 +63,8 @@ class EngineLoop {
   Channels& channels_;
   std::unique_ptr<Model> model_;
   Workplace work_;  // on the model's device
+  std::shared_ptr<ops::cuda::CublasLt> cublaslt_;
+  Context context_;  // of work_, with cublaslt_
   KvCache cache_;
   PagePool pages_;
   Scheduler scheduler_;

@@ -1,9 +1,14 @@
-// Limits of one engine. Fixed at construction.
+// Limits and choices of one engine. Fixed at construction.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <vector>
+
+namespace pydllm::ops::cuda {
+class CublasLtLibrary;  // ops/cuda/cublaslt_library.h
+}
 
 namespace pydllm::engine {
 
@@ -21,6 +26,8 @@ struct EngineOptions {
   int32_t delete_token_id = -1;
   int32_t split_token_id = -1;
   bool debug_checks = false;  // integrity check after every step, freed pages are poisoned with NaN
+  // What ops/matmul.h chose: multiplies bfloat16 matrices on the model's CUDA device; null: this build's kernels.
+  std::shared_ptr<const ops::cuda::CublasLtLibrary> cublaslt;
 };
 
 // DELETE and SPLIT, ascending; empty where there are none.

@@ -51,8 +51,15 @@ AttentionBlock::AttentionBlock(const Context& context, const ModelConfig& config
   out_ = load_linear(context, weights, out, {sizes_.query, kQuerySize}, config.dtype, config.linear_bias);
 }
 
-void AttentionBlock::forward(const Context& context, const StepInput& input, const ops::RopeTable& rope,
-                             ops::KvLayer kv, AttentionBuffers& buffers, Tensor& residual) const {
+void AttentionBlock::rotate(const Context& context, Tensor& qkv, int64_t column, int32_t heads, const Tensor& norm,
+                            const Tensor& positions, const ops::RopeTable& rope) const {
+  if (norm.defined()) return ops::norm_rope(context, qkv, column, heads, norm, epsilon_, positions, rope);
+  ops::rope(context, qkv, column, heads, head_dim_, positions, rope);
+}
+
+void AttentionBlock::forward(const Context& context, const StepInput& input, const ops::AttentionBatch& batch,
+                             const ops::RopeTable& rope, ops::KvLayer kv, AttentionBuffers& buffers,
+                             Tensor& residual) const {
   const int64_t tokens = residual.size(0);
   Tensor normed = buffers.normed.rows(tokens);
   ops::rms_norm(context, residual, norm_, epsilon_, normed);
@@ -60,17 +67,13 @@ void AttentionBlock::forward(const Context& context, const StepInput& input, con
   ops::linear(context, normed, qkv_, qkv);
 
   const int64_t key_column = sizes_.query, value_column = sizes_.query + sizes_.key;
-  if (query_norm_.defined()) {
-    ops::rms_norm_heads(context, qkv, 0, heads_, query_norm_, epsilon_);
-    ops::rms_norm_heads(context, qkv, key_column, kv_heads_, key_norm_, epsilon_);
-  }
-  ops::rope(context, qkv, 0, heads_, head_dim_, input.positions, rope);
-  ops::rope(context, qkv, key_column, kv_heads_, head_dim_, input.positions, rope);
+  rotate(context, qkv, 0, heads_, query_norm_, input.positions, rope);
+  rotate(context, qkv, key_column, kv_heads_, key_norm_, input.positions, rope);
   ops::store_kv(context, qkv, key_column, value_column, input.slots, kv);
 
   Tensor attended = buffers.attended.rows(tokens);
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim_)));
-  ops::attention(context, qkv, 0, heads_, kv, input.sequences, scale, attended);
+  ops::attention(context, qkv, 0, kv, batch, scale, attended);
   ops::linear(context, attended, out_, residual, ops::LinearMode::kAccumulate);
 }
 

@@ -40,12 +40,17 @@ class AttentionBlock {
 
   // residual += out(attention(rope(q), rope(k), v)) of the normed residual, q and k normed head by head where the model
   // does that; writes K/V of every token into `kv`.
+  //   batch     of the input's sequences, for layers like `kv`
   //   residual  float32 [tokens, H]
-  void forward(const Context& context, const StepInput& input, const ops::RopeTable& rope, ops::KvLayer kv,
-               AttentionBuffers& buffers, Tensor& residual) const;
+  void forward(const Context& context, const StepInput& input, const ops::AttentionBatch& batch,
+               const ops::RopeTable& rope, ops::KvLayer kv, AttentionBuffers& buffers, Tensor& residual) const;
   int64_t nbytes() const;
 
  private:
+  // rope of `heads` heads at this column of qkv, after their norm where there is one.
+  void rotate(const Context& context, Tensor& qkv, int64_t column, int32_t heads, const Tensor& norm,
+              const Tensor& positions, const ops::RopeTable& rope) const;
+
   int32_t heads_, kv_heads_, head_dim_;
   AttentionSizes sizes_;
   float epsilon_;

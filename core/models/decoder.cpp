@@ -56,6 +56,7 @@ class Decoder final : public Model {
   void describe(const Context& context, const ModelConfig& config, const Weights& weights);
 
   float epsilon_;
+  int32_t num_heads_;
   ModelInfo info_;
 
   Tensor embedding_;  // dtype [V, H]
@@ -72,6 +73,7 @@ class Decoder final : public Model {
 
 Decoder::Decoder(const Context& context, const ModelConfig& config, Weights& weights, const TensorNames& names)
     : epsilon_(static_cast<float>(config.rms_norm_eps)),
+      num_heads_(config.num_heads),
       residual_(config.hidden_size, DType::kF32, context.device),
       attention_buffers_(config, context.device),
       feed_forward_buffers_(config, context.device),
@@ -111,12 +113,14 @@ void Decoder::describe(const Context& context, const ModelConfig& config, const 
 }
 
 Tensor Decoder::forward(const Context& context, const StepInput& input, KvCache& cache) {
-  Tensor residual = residual_.rows(input.tokens.numel());
+  const int64_t tokens = input.tokens.numel();
+  Tensor residual = residual_.rows(tokens);
   ops::embedding(context, input.tokens, embedding_, residual);
+  const ops::AttentionBatch batch(context, input.sequences, tokens, num_heads_, {cache.keys(0), cache.values(0)});
   for (size_t i = 0; i < layers_.size(); ++i) {
     const auto index = static_cast<int32_t>(i);
-    layers_[i].attention.forward(context, input, rope_, {cache.keys(index), cache.values(index)}, attention_buffers_,
-                                 residual);
+    layers_[i].attention.forward(context, input, batch, rope_, {cache.keys(index), cache.values(index)},
+                                 attention_buffers_, residual);
     layers_[i].feed_forward->forward(context, input, feed_forward_buffers_, residual);
   }
   Tensor out = final_.rows(input.hidden_rows.numel());

@@ -81,25 +81,50 @@ void store_kv(const Context& context, const Tensor& kv, int64_t key_column, int6
   cpu::store_kv(context, kv, key_column, value_column, slots, layer);
 }
 
-void attention(const Context& context, const Tensor& q, int64_t query_column, int64_t query_heads, const KvLayer& layer,
-               std::span<const SequenceSpan> sequences, float scale, Tensor& out) {
-  expect_runnable(context, "attention", {{q, "q"}, {layer.keys, "keys"}, {layer.values, "values"}, {out, "out"}});
+AttentionBatch::AttentionBatch(const Context& context, std::span<const SequenceSpan> sequences, int64_t tokens,
+                               int64_t query_heads, const KvLayer& layer)
+    : sequences_(sequences), tokens_(tokens), query_heads_(query_heads) {
+  expect_runnable(context, "attention", {{layer.keys, "keys"}, {layer.values, "values"}});
   const LayerShape shape = expect_layer(layer);
-  const auto [tokens, width] = shape_of<2>(q, "q");
-  expect_dtype(q, "q", DType::kF32);
+  layer_shape_ = {shape.pages, shape.kv_heads, shape.page_size, shape.head_dim};
+  layer_dtype_ = layer.keys.dtype();
   check(query_heads >= 1 && query_heads % shape.kv_heads == 0, "query_heads: expected a positive multiple of ",
         shape.kv_heads, ", got ", query_heads);
-  const int64_t columns = checked_product(query_heads, shape.head_dim, "query_heads");
-  expect_columns("query_column", query_column, columns, width);
-  expect_float_dtype(out, "out");
-  expect_shape(out, "out", {tokens, columns});
-  check(std::isfinite(scale), "scale: expected a finite number, got ", scale);
   for (size_t i = 0; i < sequences.size(); ++i) expect_span(sequences[i], i, shape, tokens);
   expect_disjoint(sequences);
   if constexpr (kHasCuda) {
-    if (on_cuda(context)) return cuda::attention(context, q, query_column, query_heads, layer, sequences, scale, out);
+    if (on_cuda(context)) plan_ = cuda::plan_attention(context, sequences, query_heads, layer);
   }
-  cpu::attention(context, q, query_column, query_heads, layer, sequences, scale, out);
+}
+
+void attention(const Context& context, const Tensor& q, int64_t query_column, const KvLayer& layer,
+               const AttentionBatch& batch, float scale, Tensor& out) {
+  expect_runnable(context, "attention", {{q, "q"}, {layer.keys, "keys"}, {layer.values, "values"}, {out, "out"}});
+  const auto [pages, kv_heads, page_size, head_dim] = batch.layer_shape();
+  for (const auto& [tensor, name] : {NamedTensor{layer.keys, "keys"}, NamedTensor{layer.values, "values"}}) {
+    expect_dtype(tensor, name, batch.layer_dtype());
+    expect_shape(tensor, name, {pages, kv_heads, page_size, head_dim});
+  }
+  expect_dtype(q, "q", DType::kF32);
+  const int64_t width = shape_of<2>(q, "q")[1];
+  expect_shape(q, "q", {batch.tokens(), width});
+  const int64_t columns = checked_product(batch.query_heads(), head_dim, "query_heads");
+  expect_columns("query_column", query_column, columns, width);
+  expect_float_dtype(out, "out");
+  expect_shape(out, "out", {batch.tokens(), columns});
+  check(std::isfinite(scale), "scale: expected a finite number, got ", scale);
+  if constexpr (kHasCuda) {
+    if (on_cuda(context)) return cuda::attention(context, q, query_column, layer, batch, scale, out);
+  }
+  cpu::attention(context, q, query_column, batch.query_heads(), layer, batch.sequences(), scale, out);
+}
+
+void attention(const Context& context, const Tensor& q, int64_t query_column, int64_t query_heads, const KvLayer& layer,
+               std::span<const SequenceSpan> sequences, float scale, Tensor& out) {
+  expect_runnable(context, "attention", {{q, "q"}});
+  const int64_t tokens = shape_of<2>(q, "q")[0];
+  attention(context, q, query_column, layer, AttentionBatch(context, sequences, tokens, query_heads, layer), scale,
+            out);
 }
 
 }  // namespace pydllm::ops

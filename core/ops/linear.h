@@ -52,7 +52,8 @@ DType linear_input_dtype(DType weight);
 //   x  linear_input_dtype(weight.dtype()) [rows, in_features]
 //   y  float32 [rows, out_features], not aliasing x
 // Accumulates in float32. A row of y depends on that row of x and the weight only, bit for bit: not on the number of
-// rows, their order or the threads.
+// rows, their order or the threads. Where the context has cuBLASLt, bfloat16 rows also depend on the bucket of the
+// number of rows (ops/cuda/cublaslt.h).
 void linear(const Context& context, const Tensor& x, const PackedWeight& weight, Tensor& y,
             LinearMode mode = LinearMode::kOverwrite);
 

@@ -46,14 +46,19 @@ void rms_norm_rows(const Context& context, const Tensor& x, const Tensor& rows, 
   cpu::rms_norm(context, x, rows, weight, epsilon, out);
 }
 
-void rms_norm_heads(const Context& context, Tensor& x, int64_t first_column, int64_t heads, const Tensor& weight,
-                    float epsilon) {
+void expect_norm_heads(const Context& context, const Tensor& x, int64_t first_column, int64_t heads,
+                       const Tensor& weight, float epsilon) {
   expect_runnable(context, "rms_norm_heads", {{x, "x"}, {weight, "weight"}});
   const auto [head_dim] = shape_of<1>(weight, "weight");
   expect_dtype(x, "x", DType::kF32);
   expect_dtype(weight, "weight", DType::kF32);
   expect_columns("x", first_column, checked_product(heads, head_dim, "heads"), shape_of<2>(x, "x")[1]);
   expect_epsilon(epsilon);
+}
+
+void rms_norm_heads(const Context& context, Tensor& x, int64_t first_column, int64_t heads, const Tensor& weight,
+                    float epsilon) {
+  expect_norm_heads(context, x, first_column, heads, weight, epsilon);
   if constexpr (kHasCuda) {
     if (on_cuda(context)) return cuda::rms_norm_heads(context, x, first_column, heads, weight, epsilon);
   }

@@ -22,4 +22,8 @@ void rms_norm_rows(const Context& context, const Tensor& x, const Tensor& rows, 
 void rms_norm_heads(const Context& context, Tensor& x, int64_t first_column, int64_t heads, const Tensor& weight,
                     float epsilon);
 
+// What rms_norm_heads and norm_rope (ops/rope.h) ask of their arguments: InternalError naming what is wrong.
+void expect_norm_heads(const Context& context, const Tensor& x, int64_t first_column, int64_t heads,
+                       const Tensor& weight, float epsilon);
+
 }  // namespace pydllm::ops

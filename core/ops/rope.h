@@ -20,4 +20,9 @@ RopeTable make_rope_table(int64_t max_positions, int64_t rotary_dim, double thet
 void rope(const Context& context, Tensor& x, int64_t first_column, int64_t heads, int64_t head_dim,
           const Tensor& positions, const RopeTable& table);
 
+// rms_norm_heads (ops/rms_norm.h), then rope of the same heads; on a CUDA device in one pass over them.
+//   weight  float32 [head_dim]
+void norm_rope(const Context& context, Tensor& x, int64_t first_column, int64_t heads, const Tensor& weight,
+               float epsilon, const Tensor& positions, const RopeTable& table);
+
 }  // namespace pydllm::ops

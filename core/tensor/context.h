@@ -10,10 +10,15 @@
 
 namespace pydllm {
 
+namespace ops::cuda {
+class CublasLt;  // ops/cuda/cublaslt.h
+}
+
 struct Context {
   Device device;
   ThreadPool* pool = nullptr;      // not owned; required on the CPU and to load weights
   cudart::Arena* arena = nullptr;  // not owned; required on a CUDA device, with the stream that everything runs on
+  ops::cuda::CublasLt* cublaslt = nullptr;  // not owned; null: `linear` multiplies with this build's kernels
 };
 
 // What a Context points to.

@@ -22,6 +22,13 @@ ENGINE: Groups = {
             "auto",
             "DTYPE",
         ),
+        Option(
+            "matmul",
+            "bfloat16 products on a CUDA device: cublaslt, builtin, or auto (the first where it is found)",
+            choice("auto", "cublaslt", "builtin"),
+            "auto",
+            "NAME",
+        ),
         Option("mask_token_id", "overrides the checkpoint's mask token", whole(0), metavar="ID"),
         Option(
             "allow_unused_tensors",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+MATMULS = ("auto", "cublaslt", "builtin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,9 @@ class EngineConfig:
     dtype: str = "auto"
     """Compute and storage type of the weights: "auto" (the checkpoint's), "float32", "bfloat16" or
     "float16"."""
+    matmul: str = "auto"
+    """Who multiplies bfloat16 matrices on a CUDA device: "cublaslt" (NVIDIA's library, found at the start), "builtin"
+    (this build's kernels) or "auto": the first where it is found."""
     max_model_len: int | None = None
     """Prompt plus max_tokens; the model's own limit when unset."""
     max_batched_tokens: int = 4096
@@ -62,6 +66,9 @@ class EngineConfig:
         _check_device(self.device)
         if self.dtype not in DTYPES:
             raise InvalidRequestError("dtype", f"dtype: expected one of {', '.join(DTYPES)}, got {shown(self.dtype)}")
+        if self.matmul not in MATMULS:
+            message = f"matmul: expected one of {', '.join(MATMULS)}, got {shown(self.matmul)}"
+            raise InvalidRequestError("matmul", message)
         for name, low in _INTEGERS.items():
             value = getattr(self, name)
             if value is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pydllm import _core
+from pydllm import _core, nvidia_wheels
 from pydllm.checkpoint import Checkpoint, open_checkpoint, resolve
 from pydllm.embedded import embedded_directory, embedded_name
 from pydllm.engine.config import EngineConfig
@@ -48,6 +48,8 @@ class LoadedModel:
     config: EngineConfig
     facts: ModelFacts
     info: _core.ModelInfo
+    matmul: str
+    """Who multiplies bfloat16 matrices on a CUDA device: "cublaslt VERSION (where)", or "builtin" and why."""
 
 
 def find(
@@ -72,14 +74,22 @@ def find(
 def start(found: FoundModel, *, progress: Progress | None = None) -> LoadedModel:
     """Loads the weights of a checkpoint and starts its engine. Raises CheckpointError or InvalidRequestError."""
     try:
+        matmul = _matmul(found.checkpoint, found.config)
         weights = _load_weights(found.checkpoint, found.config, progress)
         info = weights.info
-        core = _start(weights, found.facts, found.config)
+        core = _start(weights, found.facts, found.config, matmul)
     except _core.CoreError as error:
         raise load_error(error) from None
     except MemoryError:
         raise PydllmError("not enough memory for the model and its K/V pages") from None
-    return LoadedModel(core=core, checkpoint=found.checkpoint, config=found.config, facts=found.facts, info=info)
+    return LoadedModel(
+        core=core,
+        checkpoint=found.checkpoint,
+        config=found.config,
+        facts=found.facts,
+        info=info,
+        matmul=matmul.description,
+    )
 
 
 def load(
@@ -183,6 +193,15 @@ def _device(config: EngineConfig) -> str:
     return "cpu" if config.device == "auto" else config.device
 
 
+def _matmul(checkpoint: Checkpoint, config: EngineConfig) -> _core.Matmul:
+    return _core.choose_matmul(
+        config.matmul,
+        device=_device(config),
+        dtype=checkpoint.config["dtype"],
+        wheel_folders=nvidia_wheels.library_folders(),
+    )
+
+
 def _load_weights(checkpoint: Checkpoint, config: EngineConfig, progress: Progress | None) -> _core.Model:
     counter = _core.LoadProgress()
     with _reporting(counter, progress):
@@ -232,7 +251,7 @@ def _whole_blocks(positions: int, block_length: int) -> int:
     return -(-positions // block_length) * block_length if block_length else positions
 
 
-def _start(weights: _core.Model, facts: ModelFacts, config: EngineConfig) -> _core.Engine:
+def _start(weights: _core.Model, facts: ModelFacts, config: EngineConfig, matmul: _core.Matmul) -> _core.Engine:
     pages = kv_pages(
         config,
         max_model_len=_whole_blocks(facts.max_model_len, weights.info.block_length),
@@ -253,4 +272,4 @@ def _start(weights: _core.Model, facts: ModelFacts, config: EngineConfig) -> _co
         "split_token_id": split_token_id,
         "debug_checks": config.debug_checks,
     }
-    return _core.Engine(weights, options, threads=config.threads)
+    return _core.Engine(weights, options, threads=config.threads, matmul=matmul)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.duration_pb2 import Duration
 
+    from pydllm.engine.loader import LoadedModel
     from pydllm.server.lifecycle import Lifecycle
     from pydllm.server.rpc import Context
     from pydllm.server.served import Backend, Served
@@ -109,7 +110,7 @@ class AdminService(pb_grpc.AdminServiceServicer):
 
 def _engine(served: Served, window: Window) -> pb.EngineStats:
     stats, rates, loaded = served.engine.stats(), window.rates(), served.engine.loaded
-    config, device = loaded.config, loaded.info.device
+    config = loaded.config
     return pb.EngineStats(
         running_requests=stats.running,
         waiting_requests=stats.waiting,
@@ -121,9 +122,15 @@ def _engine(served: Served, window: Window) -> pb.EngineStats:
         tokens_per_forward=rates.tokens_per_forward,
         steps_per_block=rates.steps_per_block,
         forward_passes_total=stats.steps,
-        device=f"cpu ({config.threads or len(os.sched_getaffinity(0))} threads)" if device == "cpu" else device,
-        device_memory_used_bytes=used_memory(device),
+        device=_device(loaded),
+        device_memory_used_bytes=used_memory(loaded.info.device),
     )
+
+
+def _device(loaded: LoadedModel) -> str:
+    if loaded.info.device == "cpu":
+        return f"cpu ({loaded.config.threads or len(os.sched_getaffinity(0))} threads)"
+    return f"{loaded.info.device} (matrix products: {loaded.matmul})"
 
 
 def _interval(request: pb.WatchServerStatsRequest) -> float:

@@ -80,7 +80,7 @@ def _run(config: ProcessConfig, events: Events) -> None:
 
 def _load(config: ProcessConfig) -> Served:
     with loading(config.model or "the embedded demo model") as progress:
-        return load_served(
+        served = load_served(
             config.model,
             config.engine,
             served_model_name=config.served_model_name,
@@ -88,6 +88,10 @@ def _load(config: ProcessConfig) -> Served:
             skip_tokenizer=config.server.skip_tokenizer,
             progress=progress,
         )
+    loaded = served.engine.loaded
+    if loaded.info.device != "cpu":
+        log.info("on %s, bfloat16 matrix products: %s", loaded.info.device, loaded.matmul)
+    return served
 
 
 def _configuration() -> bytes:

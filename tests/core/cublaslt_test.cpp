@@ -159,12 +159,13 @@ class CublasLtLinear : public ::testing::Test {
     Tensor y = Tensor::zeros({rows, out}, DType::kF32);
     if (before) std::memcpy(y.raw(), before->raw(), y.nbytes());
     lt.linear(x.data<BFloat16>(), weight.data<BFloat16>(), bias ? bias->data<float>() : nullptr, rows, x.size(1), out,
-              y.data<float>(), before != nullptr, workspace_, kCublasLtWorkspaceBytes, kStream);
+              y.data<float>(), before != nullptr, kStream);
     return y;
   }
 
   static inline const auto kStream = reinterpret_cast<Stream>(0x1234);
-  void* workspace_ = reinterpret_cast<void*>(0x100000);  // the made-up library does not touch it
+  // The made-up library does not touch it.
+  std::shared_ptr<void> workspace_{reinterpret_cast<void*>(0x100000), [](void*) {}};
   std::shared_ptr<const CublasLtLibrary> library_;
   LtRecord* record_ = nullptr;
   void* handle_ = nullptr;
@@ -184,7 +185,7 @@ void expect_formula(const Tensor& y, const Tensor& x, const Tensor& weight, cons
 }
 
 TEST_F(CublasLtLinear, MatchesTheFormula) {
-  CublasLt lt(library_);
+  CublasLt lt(library_, workspace_);
   const int64_t sizes[][3] = {{1, 1, 1}, {3, 7, 5}, {31, 64, 33}, {32, 16, 8}, {33, 40, 66}, {257, 8, 3}};
   uint32_t seed = 0;
   for (const auto& [rows, depth, width] : sizes) {
@@ -199,12 +200,12 @@ TEST_F(CublasLtLinear, MatchesTheFormula) {
   }
   const LtMultiplied& last = record_->multiplied.back();
   EXPECT_EQ(last.stream, static_cast<void*>(kStream));
-  EXPECT_EQ(last.workspace, workspace_);
+  EXPECT_EQ(last.workspace, workspace_.get());
   EXPECT_EQ(last.workspace_bytes, kCublasLtWorkspaceBytes);
 }
 
 TEST_F(CublasLtLinear, AsksTheHeuristicsOncePerShape) {
-  CublasLt lt(library_);
+  CublasLt lt(library_, workspace_);
   const Tensor weight = random_tensor({6, 8}, 1, 1, DType::kBF16), bias = random_tensor({6}, 2);
   const auto multiply = [&](int64_t rows, bool with_bias, bool accumulate) {
     const Tensor x = random_tensor({rows, 8}, 3, 1, DType::kBF16), before = random_tensor({rows, 6}, 4);
@@ -228,7 +229,7 @@ TEST_F(CublasLtLinear, AsksTheHeuristicsOncePerShape) {
 }
 
 TEST_F(CublasLtLinear, PromisesTheHeuristicsNoMoreThanItsContract) {
-  CublasLt lt(library_);
+  CublasLt lt(library_, workspace_);
   const Tensor x = random_tensor({2, 8}, 1, 1, DType::kBF16), weight = random_tensor({6, 8}, 2, 1, DType::kBF16);
   const Tensor bias = random_tensor({6}, 3);
   product(lt, x, weight, &bias, nullptr);
@@ -249,7 +250,7 @@ TEST_F(CublasLtLinear, EveryFailureNamesTheCallAndItsStatus) {
     record_->failing_call = call;
     record_->failing_status = 13;
     const std::string said = message_of<InternalError>([&] {
-      CublasLt lt(library_);
+      CublasLt lt(library_, workspace_);
       product(lt, x, weight, &bias, nullptr);
     });
     EXPECT_EQ(said.find(std::string(call) + ": CUBLAS_STATUS_EXECUTION_FAILED"), 0U) << said;
@@ -259,7 +260,7 @@ TEST_F(CublasLtLinear, EveryFailureNamesTheCallAndItsStatus) {
 
 TEST_F(CublasLtLinear, NoKernelIsAnErrorThatNamesTheShape) {
   record_->answers = 0;
-  CublasLt lt(library_);
+  CublasLt lt(library_, workspace_);
   const Tensor x = random_tensor({2, 8}, 1, 1, DType::kBF16), weight = random_tensor({6, 8}, 2, 1, DType::kBF16);
   EXPECT_INTERNAL_ERROR(product(lt, x, weight, nullptr, nullptr),
                         "cublasLtMatmulAlgoGetHeuristic: no kernel for 32 rows, in_features 8, out_features 6");
@@ -267,17 +268,17 @@ TEST_F(CublasLtLinear, NoKernelIsAnErrorThatNamesTheShape) {
 }
 
 TEST_F(CublasLtLinear, RefusesWhatItsContractExcludes) {
-  CublasLt lt(library_);
+  CublasLt lt(library_, workspace_);
   const Tensor x = random_tensor({2, 8}, 1, 1, DType::kBF16), weight = random_tensor({6, 8}, 2, 1, DType::kBF16);
   Tensor y = Tensor::zeros({2, 6}, DType::kF32);
-  const auto call = [&](const BFloat16* from, int64_t depth, size_t workspace_bytes) {
-    lt.linear(from, weight.data<BFloat16>(), nullptr, 2, depth, 6, y.data<float>(), false, workspace_, workspace_bytes,
-              kStream);
+  const auto call = [&](const BFloat16* from, int64_t depth) {
+    lt.linear(from, weight.data<BFloat16>(), nullptr, 2, depth, 6, y.data<float>(), false, kStream);
   };
-  EXPECT_INTERNAL_ERROR(call(x.data<BFloat16>() + 1, 8, kCublasLtWorkspaceBytes), "x: expected an address aligned");
-  EXPECT_INTERNAL_ERROR(call(x.data<BFloat16>(), 0, kCublasLtWorkspaceBytes), "in_features: expected at least 1");
-  EXPECT_INTERNAL_ERROR(call(x.data<BFloat16>(), 8, kCublasLtWorkspaceBytes - 1), "workspace: expected at least");
-  lt.linear(nullptr, nullptr, nullptr, 0, 8, 6, nullptr, false, nullptr, 0, kStream);
+  EXPECT_INTERNAL_ERROR(call(x.data<BFloat16>() + 1, 8), "x: expected an address aligned");
+  EXPECT_INTERNAL_ERROR(call(x.data<BFloat16>(), 0), "in_features: expected at least 1");
+  EXPECT_INTERNAL_ERROR(CublasLt(library_, std::shared_ptr<void>(workspace_, reinterpret_cast<void*>(0x100008))),
+                        "workspace: expected an address aligned");
+  lt.linear(nullptr, nullptr, nullptr, 0, 8, 6, nullptr, false, kStream);
   EXPECT_TRUE(record_->asked.empty());
 }
 

@@ -136,7 +136,7 @@ TEST(CudaExpertFfn, WidensFloat16Weights) {
   expect_formula_for_every_size<float, Float16>();
 }
 
-// The shares of four experts, in tokens: below, at, above and a multiple of a tile's 64 rows, and none.
+// The shares of the experts, in tokens: below, at, above and a multiple of a tile's rows (64, 32, 16), and none.
 template <class X, class W>
 void expect_shares(const std::vector<int32_t>& shares) {
   const Mixture mixture(static_cast<int64_t>(shares.size()), 9, 5, DTypeOf<W>::value);
@@ -150,7 +150,10 @@ void expect_shares(const std::vector<int32_t>& shares) {
 }
 
 TEST(CudaExpertFfn, EveryShareOfTokensIsMultiplied) {
-  const std::vector<std::vector<int32_t>> cases = {{63, 0, 64, 65}, {0, 129, 1, 128}, {200, 0, 0, 0}};
+  const std::vector<std::vector<int32_t>> cases = {{63, 0, 64, 65},      {0, 129, 1, 128},
+                                                   {200, 0, 0, 0},       {31, 0, 32, 33, 1, 0, 0, 0},
+                                                   {0, 65, 0, 0, 0, 63}, {15, 0, 16, 17, 1, 0, 0, 0},
+                                                   {0, 0, 33, 0, 0, 0}};
   for (const std::vector<int32_t>& shares : cases) {
     expect_shares<float, float>(shares);
     expect_shares<BFloat16, BFloat16>(shares);
@@ -177,6 +180,7 @@ void expect_independent_rows() {
   const Mixture mixture(5, 40, 24, DTypeOf<W>::value);
   const Batch all(150, 3, mixture, DTypeOf<X>::value);
   const Tensor together = emulated<X, W>(mixture, all);
+  // Tiles of 64 rows together, of 16 alone.
   for (const int64_t t : {0, 77, 149}) {
     Batch alone = all;
     alone.x = all.x.rows(t, 1);

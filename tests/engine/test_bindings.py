@@ -362,6 +362,18 @@ def test_cublaslt_is_looked_for_in_the_wheel_folders(tmp_path: Path) -> None:
     assert library["error"].endswith("run: pip install nvidia-cublas")
 
 
+def test_a_wrong_matmul_is_refused_by_name() -> None:
+    def choose(wanted: Any, **changes: Any) -> Callable[[], _core.Matmul]:
+        return lambda: _core.choose_matmul(wanted, **{"device": "cpu", "dtype": "bfloat16", **changes})
+
+    assert choose("auto")().description == "builtin"
+    refused(choose("cublas"), _core.InvalidRequest, "matmul")
+    refused(choose(1), _core.InvalidRequest, "matmul")
+    refused(choose("cublaslt"), _core.Unsupported, "matmul")
+    refused(choose("auto", dtype="int5"), _core.InvalidRequest, "dtype")
+    refused(choose("auto", wheel_folders="text"), _core.InvalidRequest, "wheel_folders")
+
+
 def test_every_error_is_a_core_error_with_a_field() -> None:
     for name in ("InvalidRequest", "Unsupported", "ResourceExhausted", "InvalidCheckpoint", "InternalError"):
         kind = getattr(_core, name)

@@ -24,6 +24,15 @@ def test_auto_is_the_cpu() -> None:
         assert llm.engine.loaded.info.device == "cpu"
 
 
+def test_cublaslt_has_no_use_on_the_cpu() -> None:
+    with pytest.raises(UnsupportedError, match=r"^matmul: cublaslt multiplies on a CUDA device, got cpu; ") as refused:
+        LLM(device="cpu", matmul="cublaslt")
+    assert refused.value.field == "matmul"
+    for matmul in ("auto", "builtin"):
+        with LLM(device="cpu", matmul=matmul, max_model_len=64) as llm:
+            assert llm.engine.loaded.matmul == "builtin"
+
+
 @pytest.mark.skipif(bool(CUDA["devices"]), reason="this machine has a CUDA device")
 @pytest.mark.parametrize("device", ["cuda", "cuda:3"])
 def test_without_a_device_the_message_says_why_and_what_to_do(device: str) -> None:

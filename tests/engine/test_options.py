@@ -22,6 +22,8 @@ from pydllm.errors import CheckpointError, InvalidRequestError, PydllmError, Uns
         ({"device": None}, "device"),
         ({"dtype": "int4"}, "dtype"),
         ({"dtype": None}, "dtype"),
+        ({"matmul": "cublas"}, "matmul"),
+        ({"matmul": None}, "matmul"),
         ({"max_model_len": 1}, "max_model_len"),
         ({"max_model_len": True}, "max_model_len"),
         ({"page_size": 0}, "page_size"),

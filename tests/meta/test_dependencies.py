@@ -32,7 +32,7 @@ PYTHON = {
     "pydllm.addresses": set(),
     "pydllm.checkpoint": {"pydllm._core", *COMMON},
     "pydllm.text": COMMON,
-    "pydllm.engine": {"pydllm._core", "pydllm.checkpoint", "pydllm.embedded", *COMMON},
+    "pydllm.engine": {"pydllm._core", "pydllm.checkpoint", "pydllm.embedded", "pydllm.nvidia_wheels", *COMMON},
     "pydllm.llm": {"pydllm.engine", "pydllm.text", "pydllm._core", *COMMON},
     "pydllm.server": {
         "pydllm.engine",

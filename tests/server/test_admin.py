@@ -15,6 +15,7 @@ from pydllm_proto.v1 import generation_service_pb2 as pb
 from pydllm_proto.v1 import metrics_service_pb2, types_pb2
 from serving import EMPTY_STATS, Client, refused, running
 
+from pydllm.server import admin_service
 from pydllm.server.rates import WINDOW_SECONDS, Window
 
 if TYPE_CHECKING:
@@ -105,6 +106,11 @@ async def test_stats_are_the_engines(busy: Client) -> None:
     assert stats.started.seconds > 1_700_000_000
     assert not stats.draining
     call.cancel()
+
+
+def test_on_a_cuda_device_the_stats_say_who_multiplies() -> None:
+    loaded: Any = SimpleNamespace(info=SimpleNamespace(device="cuda:0"), matmul="builtin (no cuBLASLt)")
+    assert admin_service._device(loaded) == "cuda:0 (matrix products: builtin (no cuBLASLt))"
 
 
 @pytest.mark.parametrize("unary", [True, False])

@@ -2,10 +2,15 @@
 
 #include <vector>
 
+#include "ops/cuda/cublaslt.h"
 #include "ops/cuda/cuda_ops.h"
 
 namespace pydllm::ops::cuda {
 namespace {
+
+// cuBLASLt multiplies from so many rows on, below linear_mma_kernel does. All of them until a GPU has shown which is
+// quicker for few.
+constexpr int64_t kCublasLtLeastRows = 1;
 
 // run(pointer) with the tensor's pointer in its own type.
 template <class Run>
@@ -34,6 +39,24 @@ IdLists uploaded(cudart::Arena& arena, const HostIdLists& lists) {
   return {arena.upload<int64_t>(lists.begin), arena.upload<int32_t>(lists.ids)};
 }
 
+// Rows that are whole chunks of 16 bytes begin aligned wherever they are cut; the library is promised no less.
+bool by_cublaslt(const Context& context, const Tensor& x, const PackedWeight& weight) {
+  return context.cublaslt != nullptr && weight.dtype() == DType::kBF16 &&
+         weight.in_features() * size_of(DType::kBF16) % kCublasLtAlignment == 0 && x.size(0) >= kCublasLtLeastRows;
+}
+
+void multiply_by_cublaslt(const Context& context, const Tensor& x, const PackedWeight& weight, const float* bias,
+                          Tensor& y, bool accumulate) {
+  const Stream stream = context.arena->stream();
+  try {
+    context.cublaslt->linear(x.data<BFloat16>(), weight.panels().data<BFloat16>(), bias, x.size(0),
+                             weight.in_features(), weight.out_features(), y.data<float>(), accumulate, stream);
+  } catch (const InternalError&) {
+    cudart::synchronize(stream);  // throws what an earlier kernel did to the device, if that is the reason
+    throw;
+  }
+}
+
 }  // namespace
 
 void embedding(const Context& context, const Tensor& ids, const Tensor& table, Tensor& out) {
@@ -57,9 +80,10 @@ void rms_norm_heads(const Context& context, Tensor& x, int64_t first_column, int
 }
 
 void rope(const Context& context, Tensor& x, int64_t first_column, int64_t heads, int64_t head_dim,
-          const Tensor& positions, const RopeTable& table) {
+          const Tensor& norm_weight, float epsilon, const Tensor& positions, const RopeTable& table) {
   rope(x.data<float>(), x.size(0), x.size(1), first_column, heads, head_dim, positions.data<int32_t>(),
-       table.cos.data<float>(), table.sin.data<float>(), table.cos.size(1), nullptr, 0.0f, context.arena->stream());
+       table.cos.data<float>(), table.sin.data<float>(), table.cos.size(1),
+       norm_weight.defined() ? norm_weight.data<float>() : nullptr, epsilon, context.arena->stream());
 }
 
 void swiglu(const Context& context, const Tensor& gate_up, Tensor& out) {
@@ -75,9 +99,8 @@ void store_kv(const Context& context, const Tensor& kv, int64_t key_column, int6
   });
 }
 
-void attention(const Context& context, const Tensor& q, int64_t query_column, int64_t query_heads, const KvLayer& layer,
-               std::span<const SequenceSpan> sequences, float scale, Tensor& out) {
-  const int64_t kv_heads = layer.keys.size(1);
+AttentionPlan plan_attention(const Context& context, std::span<const SequenceSpan> sequences, int64_t query_heads,
+                             const KvLayer& layer) {
   std::vector<AttentionSequence> spans;
   std::vector<int32_t> pages;
   for (const SequenceSpan& span : sequences) {
@@ -85,19 +108,26 @@ void attention(const Context& context, const Tensor& q, int64_t query_column, in
                      span.query_position, span.block_length, span.block_origin});
     pages.insert(pages.end(), span.pages.begin(), span.pages.end());
   }
+  const int64_t kv_heads = layer.keys.size(1);
   const auto group = static_cast<int32_t>(query_heads / kv_heads), heads = static_cast<int32_t>(kv_heads);
   const std::vector<AttentionTile> tiles = attention_tiles(spans, group, heads, layer.keys.dtype());
-  if (tiles.empty()) return;
+  if (tiles.empty()) return {};
   cudart::Arena& arena = *context.arena;
   const int64_t floats = attention_workspace(tiles, group, heads, layer.keys.size(3));
-  float* const workspace = floats > 0 ? arena.take<float>(static_cast<size_t>(floats)) : nullptr;
-  const AttentionTile* const device_tiles = arena.upload(std::span(tiles));
-  const int32_t* const device_pages = arena.upload(std::span<const int32_t>(pages));
+  return {.tiles = arena.upload(std::span(tiles)),
+          .tile_count = static_cast<int64_t>(tiles.size()),
+          .pages = arena.upload(std::span<const int32_t>(pages)),
+          .workspace = floats > 0 ? arena.take<float>(static_cast<size_t>(floats)) : nullptr};
+}
+
+void attention(const Context& context, const Tensor& q, int64_t query_column, const KvLayer& layer,
+               const AttentionBatch& batch, float scale, Tensor& out) {
+  const AttentionPlan& plan = batch.plan();
   with_page_type(layer, [&](const auto* keys, const auto* values) {
     with_float_type(out, [&](auto* to) {
-      attention(q.data<float>(), q.size(1), query_column, query_heads, keys, values, kv_heads, layer.keys.size(2),
-                layer.keys.size(3), device_tiles, static_cast<int64_t>(tiles.size()), device_pages, scale, workspace,
-                to, arena.stream());
+      attention(q.data<float>(), q.size(1), query_column, batch.query_heads(), keys, values, layer.keys.size(1),
+                layer.keys.size(2), layer.keys.size(3), plan.tiles, plan.tile_count, plan.pages, scale, plan.workspace,
+                to, context.arena->stream());
     });
   });
 }
@@ -189,9 +219,11 @@ void expert_ffn(const Context& context, const Tensor& x, const Tensor& choice, c
 
 void linear(const Context& context, const Tensor& x, const PackedWeight& weight, Tensor& y, LinearMode mode) {
   const float* const bias = weight.bias().defined() ? weight.bias().data<float>() : nullptr;
+  const bool accumulate = mode == LinearMode::kAccumulate;
+  if (by_cublaslt(context, x, weight)) return multiply_by_cublaslt(context, x, weight, bias, y, accumulate);
   const auto run = [&](const auto* from, const auto* matrix) {
-    linear(from, matrix, bias, x.size(0), weight.in_features(), weight.out_features(), y.data<float>(),
-           mode == LinearMode::kAccumulate, context.arena->stream());
+    linear(from, matrix, bias, x.size(0), weight.in_features(), weight.out_features(), y.data<float>(), accumulate,
+           context.arena->stream());
   };
   const Tensor& matrix = weight.panels();
   if (weight.dtype() == DType::kBF16) return run(x.data<BFloat16>(), matrix.data<BFloat16>());

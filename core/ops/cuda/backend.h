@@ -22,13 +22,17 @@ void rms_norm(const Context& context, const Tensor& x, const Tensor& rows, const
               Tensor& out);
 void rms_norm_heads(const Context& context, Tensor& x, int64_t first_column, int64_t heads, const Tensor& weight,
                     float epsilon);
+// norm_weight: undefined without a norm before the rotation.
 void rope(const Context& context, Tensor& x, int64_t first_column, int64_t heads, int64_t head_dim,
-          const Tensor& positions, const RopeTable& table);
+          const Tensor& norm_weight, float epsilon, const Tensor& positions, const RopeTable& table);
 void swiglu(const Context& context, const Tensor& gate_up, Tensor& out);
 void store_kv(const Context& context, const Tensor& kv, int64_t key_column, int64_t value_column, const Tensor& slots,
               KvLayer& layer);
-void attention(const Context& context, const Tensor& q, int64_t query_column, int64_t query_heads, const KvLayer& layer,
-               std::span<const SequenceSpan> sequences, float scale, Tensor& out);
+// Tiles, page tables and workspace for layers like `layer`, in the arena's memory.
+AttentionPlan plan_attention(const Context& context, std::span<const SequenceSpan> sequences, int64_t query_heads,
+                             const KvLayer& layer);
+void attention(const Context& context, const Tensor& q, int64_t query_column, const KvLayer& layer,
+               const AttentionBatch& batch, float scale, Tensor& out);
 void row_stats(const Context& context, const Tensor& logits, std::span<const RowSampling> sampling,
                std::span<const int32_t> forbidden, std::span<RowStats> out);
 void edit_logits(const Context& context, Tensor& logits, std::span<const RowSampling> sampling);

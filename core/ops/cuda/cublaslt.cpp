@@ -21,8 +21,12 @@ int64_t cublaslt_rows(int64_t rows) {
   return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(rows)));
 }
 
-CublasLt::CublasLt(std::shared_ptr<const CublasLtLibrary> library)
-    : library_(std::move(library)), lt_(library_->functions()), context_(nullptr, lt_.cublasLtDestroy) {
+CublasLt::CublasLt(std::shared_ptr<const CublasLtLibrary> library, std::shared_ptr<void> workspace)
+    : library_(std::move(library)),
+      lt_(library_->functions()),
+      workspace_(std::move(workspace)),
+      context_(nullptr, lt_.cublasLtDestroy) {
+  check_aligned("workspace", workspace_.get());
   LtContext* context = nullptr;
   expect("cublasLtCreate", lt_.cublasLtCreate(&context));
   context_.reset(context);
@@ -106,17 +110,13 @@ CublasLt::Plan& CublasLt::plan_for(const Shape& shape) {
 }
 
 void CublasLt::linear(const BFloat16* x, const BFloat16* weight, const float* bias, int64_t rows, int64_t in_features,
-                      int64_t out_features, float* y, bool accumulate, void* workspace, size_t workspace_bytes,
-                      Stream stream) {
+                      int64_t out_features, float* y, bool accumulate, Stream stream) {
   if (rows == 0 || out_features == 0) return;
   check(in_features >= 1, "cublaslt linear: in_features: expected at least 1, got ", in_features);
-  check(workspace_bytes >= kCublasLtWorkspaceBytes, "cublaslt linear: workspace: expected at least ",
-        kCublasLtWorkspaceBytes, " bytes, got ", workspace_bytes);
   check_aligned("x", x);
   check_aligned("weight", weight);
   check_aligned("bias", bias);
   check_aligned("y", y);
-  check_aligned("workspace", workspace);
   const Shape shape{cublaslt_rows(rows), in_features, out_features, accumulate, bias != nullptr};
   const Plan& plan = plan_for(shape);
   const auto columns = static_cast<uint64_t>(rows);
@@ -129,11 +129,11 @@ void CublasLt::linear(const BFloat16* x, const BFloat16* weight, const float* bi
            lt_.cublasLtMatmulDescSetAttribute(plan.matmul.get(), kLtMatmulBias, &bias, sizeof(bias)));
   }
   const float alpha = 1, beta = accumulate ? 1.0f : 0.0f;
-  expect(
-      "cublasLtMatmul",
-      lt_.cublasLtMatmul(context_.get(), plan.matmul.get(), &alpha, weight, plan.weight.get(), x, plan.x.get(), &beta,
-                         y, plan.y.get(), y, plan.y.get(), &plan.algorithm, workspace, kCublasLtWorkspaceBytes, stream),
-      &shape);
+  expect("cublasLtMatmul",
+         lt_.cublasLtMatmul(context_.get(), plan.matmul.get(), &alpha, weight, plan.weight.get(), x, plan.x.get(),
+                            &beta, y, plan.y.get(), y, plan.y.get(), &plan.algorithm, workspace_.get(),
+                            kCublasLtWorkspaceBytes, stream),
+         &shape);
 }
 
 }  // namespace pydllm::ops::cuda

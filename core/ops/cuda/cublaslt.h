@@ -1,4 +1,4 @@
-// Matrix products of the CUDA backend by cuBLASLt; ops/cuda/linear.cu is the hand-written fallback.
+// Matrix products of the CUDA backend by cuBLASLt; ops/cuda/linear.cu multiplies where it is not to be had.
 #pragma once
 
 #include <compare>
@@ -23,18 +23,18 @@ int64_t cublaslt_rows(int64_t rows);
 // cuBLASLt on the device that is current where this is made. One per engine: only the engine thread uses it.
 class CublasLt {
  public:
-  // Throws InternalError, as every call here, naming the function of cuBLASLt and its status.
-  explicit CublasLt(std::shared_ptr<const CublasLtLibrary> library);
+  // `workspace` is kCublasLtWorkspaceBytes of device memory that all products use, one after another: they have to be
+  // on one stream. Throws InternalError, as every call here, naming the function of cuBLASLt and its status.
+  CublasLt(std::shared_ptr<const CublasLtLibrary> library, std::shared_ptr<void> workspace);
 
   // y float32 [rows, out_features] = (accumulate: y +) x W^T + bias, float32 sums.
   //   x, weight  bfloat16 [rows, in_features], [out_features, in_features]
   //   bias       float32 [out_features] or null
-  //   workspace  kCublasLtWorkspaceBytes, in use until the stream has passed the product
   // All pointers are device memory, aligned to kCublasLtAlignment; in_features >= 1. No rows or outputs launch nothing.
   // The order of summation is that of the kernel that cuBLASLt chose for (cublaslt_rows(rows), in_features,
   // out_features): a row's bits are the same in products of one bucket, not across buckets.
   void linear(const BFloat16* x, const BFloat16* weight, const float* bias, int64_t rows, int64_t in_features,
-              int64_t out_features, float* y, bool accumulate, void* workspace, size_t workspace_bytes, Stream stream);
+              int64_t out_features, float* y, bool accumulate, Stream stream);
 
   size_t plans() const noexcept { return plans_.size(); }
   const CublasLtLibrary& library() const noexcept { return *library_; }
@@ -64,6 +64,7 @@ class CublasLt {
 
   std::shared_ptr<const CublasLtLibrary> library_;
   const LtFunctions& lt_;
+  std::shared_ptr<void> workspace_;
   Owned<LtContext> context_;
   std::map<Shape, Plan> plans_;
 };

@@ -196,7 +196,7 @@ void attention(const float* q, int64_t q_width, int64_t query_column, int64_t qu
 void moe_router(const float* logits, const float* bias, int64_t tokens, int64_t experts, const RouterRule& rule,
                 int32_t* choice, float* weights, Stream stream);
 
-// Up to 64 pairs (token, choice) of one expert, which are multiplied together.
+// Up to 64 pairs (token, choice) of one expert, which are multiplied together; up to 16 or 32 where experts have few.
 struct ExpertTile {
   int32_t expert = 0;
   int32_t first = 0;  // of the expert's pairs

@@ -57,7 +57,9 @@ void fill(void* to, uint8_t byte, size_t bytes, Stream) {
   if (bytes > 0) std::memset(to, byte, bytes);
 }
 
-void synchronize(Stream) {}
+void synchronize(Stream) {
+  if (ops::cuda::emulation::device_is_lost()) throw DeviceLost("cudaStreamSynchronize: the emulated device is lost");
+}
 
 }  // namespace cudart
 

@@ -18,6 +18,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -114,6 +115,12 @@ class Guarded {
 inline std::recursive_mutex& device_lock() {
   static std::recursive_mutex one;
   return one;
+}
+
+// A test sets it to make waiting for the device throw what a kernel's illegal access would.
+inline std::atomic<bool>& device_is_lost() {
+  static std::atomic<bool> lost{false};
+  return lost;
 }
 
 inline std::vector<const Guarded*>& buffers() {

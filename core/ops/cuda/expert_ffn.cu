@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "ops/cuda/launch.h"
 #include "ops/cuda/product_tile.h"
 #include "ops/cuda/swiglu.h"
@@ -42,18 +44,18 @@ __global__ void __launch_bounds__(kPlanThreads)
   }
 }
 
-// One block cuts every expert's pairs into tiles.
+// One block cuts every expert's pairs into tiles of up to `rows`.
 __global__ void __launch_bounds__(kPlanThreads)
-    expert_tiles_kernel(const int32_t* counts, int64_t experts, ExpertTile* tiles, int32_t* tile_count) {
+    expert_tiles_kernel(const int32_t* counts, int64_t experts, int32_t rows, ExpertTile* tiles, int32_t* tile_count) {
   const PlanShare share = plan_share(experts);
   int32_t own = 0;
-  for (int64_t e = share.begin; e < share.end; ++e) own += (counts[e] + kTile - 1) / kTile;
+  for (int64_t e = share.begin; e < share.end; ++e) own += (counts[e] + rows - 1) / rows;
   int32_t place = sum_before(own, shared_memory<int32_t>());
   if (threadIdx.x == kPlanThreads - 1) *tile_count = place + own;
   for (int64_t e = share.begin; e < share.end; ++e) {
-    for (int32_t first = 0; first < counts[e]; first += kTile) {
+    for (int32_t first = 0; first < counts[e]; first += rows) {
       const int32_t left = counts[e] - first;
-      tiles[place++] = {static_cast<int32_t>(e), first, left < kTile ? left : kTile};
+      tiles[place++] = {static_cast<int32_t>(e), first, left < rows ? left : rows};
     }
   }
 }
@@ -70,7 +72,7 @@ struct ExpertArgs {
 // Block (tile, 32 features): activated = silu(gate) * up for the pairs of the tile. The grid is as large as the tiles
 // can be many; how many there are is known on the device only.
 template <class Tile>
-__global__ void __launch_bounds__(Tile::kThreads) expert_gate_up_kernel(ExpertArgs<Tile> args) {
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks) expert_gate_up_kernel(ExpertArgs<Tile> args) {
   if (static_cast<int32_t>(blockIdx.x) >= *args.workspace.tile_count) return;
   auto& shared = *shared_memory<typename Tile::Shared>();
   const ExpertTile tile = args.workspace.tiles[blockIdx.x];
@@ -79,7 +81,7 @@ __global__ void __launch_bounds__(Tile::kThreads) expert_gate_up_kernel(ExpertAr
   const int64_t feature = static_cast<int64_t>(blockIdx.y) * kGatedTile;
   for (int r = static_cast<int>(threadIdx.x); r < kTile; r += static_cast<int>(Tile::kThreads)) {
     const int64_t column = feature + gated_feature<Tile::kSpan>(r), half = r / Tile::kSpan % 2;
-    shared.rows.x[r] = r < tile.count ? args.x + pairs[r] / args.kept * args.hidden : nullptr;
+    if (r < Tile::kRows) shared.rows.x[r] = r < tile.count ? args.x + pairs[r] / args.kept * args.hidden : nullptr;
     shared.rows.weight[r] = column < args.width ? weight + (half * args.width + column) * args.hidden : nullptr;
   }
   Tile product;
@@ -92,7 +94,7 @@ __global__ void __launch_bounds__(Tile::kThreads) expert_gate_up_kernel(ExpertAr
 
 // Block (tile, 64 columns): the weighted outputs of the pairs of the tile.
 template <class Tile>
-__global__ void __launch_bounds__(Tile::kThreads) expert_down_kernel(ExpertArgs<Tile> args) {
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks) expert_down_kernel(ExpertArgs<Tile> args) {
   if (static_cast<int32_t>(blockIdx.x) >= *args.workspace.tile_count) return;
   auto& shared = *shared_memory<typename Tile::Shared>();
   const ExpertTile tile = args.workspace.tiles[blockIdx.x];
@@ -100,7 +102,7 @@ __global__ void __launch_bounds__(Tile::kThreads) expert_down_kernel(ExpertArgs<
   const auto* weight = args.down + tile.expert * args.hidden * args.width;
   const int64_t column = static_cast<int64_t>(blockIdx.y) * kTile;
   for (int r = static_cast<int>(threadIdx.x); r < kTile; r += static_cast<int>(Tile::kThreads)) {
-    shared.rows.x[r] = r < tile.count ? args.workspace.activated + pairs[r] * args.width : nullptr;
+    if (r < Tile::kRows) shared.rows.x[r] = r < tile.count ? args.workspace.activated + pairs[r] * args.width : nullptr;
     shared.rows.weight[r] = column + r < args.hidden ? weight + (column + r) * args.width : nullptr;
   }
   Tile product;
@@ -130,9 +132,20 @@ __global__ void __launch_bounds__(kSumThreads)
   }
 }
 
+static int64_t tiles_bound(int64_t pairs, int64_t experts, int rows) {
+  return pairs / rows + (pairs < experts ? pairs : experts);
+}
+
+// Tiles on the tensor cores hold twice the average share of an expert, up to 64: with fewer rows most of a tile is not
+// empty, and few experts have a second one, which reads their weight again.
+static int mma_rows(int64_t pairs, int64_t experts) {
+  if (2 * pairs <= 16 * experts) return 16;
+  return 2 * pairs <= 32 * experts ? 32 : 64;
+}
+
+// That of the tensor cores; float32 has tiles of 64 rows, which are no more.
 int64_t expert_tiles_bound(int64_t tokens, int64_t kept, int64_t experts) {
-  const int64_t pairs = tokens * kept;
-  return pairs / kTile + (pairs < experts ? pairs : experts);
+  return tiles_bound(tokens * kept, experts, mma_rows(tokens * kept, experts));
 }
 
 template <class Tile>
@@ -146,8 +159,8 @@ static void launch_expert_ffn(const ExpertArgs<Tile>& args, const int32_t* choic
   launch("expert_pairs", expert_pairs_kernel, {blocks("expert_pairs", experts), 1, 1}, kPlanThreads,
          kPlanThreads * sizeof(int32_t), stream, choice, args.tokens, args.kept, workspace.pairs, workspace.counts);
   launch("expert_tiles", expert_tiles_kernel, {1, 1, 1}, kPlanThreads, kPlanThreads * sizeof(int32_t), stream,
-         workspace.counts, experts, workspace.tiles, workspace.tile_count);
-  const unsigned tiles = blocks("expert_ffn", expert_tiles_bound(args.tokens, args.kept, experts));
+         workspace.counts, experts, Tile::kRows, workspace.tiles, workspace.tile_count);
+  const unsigned tiles = blocks("expert_ffn", tiles_bound(args.tokens * args.kept, experts, Tile::kRows));
   launch("expert_gate_up", expert_gate_up_kernel<Tile>, {tiles, static_cast<unsigned>(feature_tiles), 1},
          Tile::kThreads, sizeof(typename Tile::Shared), stream, args);
   launch("expert_down", expert_down_kernel<Tile>, {tiles, static_cast<unsigned>(column_tiles), 1}, Tile::kThreads,
@@ -163,12 +176,21 @@ void expert_ffn(const X* x, const int32_t* choice, const float* weights, int64_t
                 float* y, Stream stream) {
   if (tokens == 0 || kept == 0 || hidden == 0 || width == 0) return;
   check(tokens * kept <= 0x7FFFFFFF, "expert_ffn: expected at most 2^31 - 1 pairs, got ", tokens * kept);
+  const auto run = [&]<class Tile>(std::type_identity<Tile>) {
+    const ExpertArgs<Tile> args{x, gate_up, down, weights, tokens, kept, hidden, width, workspace};
+    launch_expert_ffn(args, choice, experts, y, stream);
+  };
   if constexpr (std::is_same_v<X, BFloat16>) {
-    const ExpertArgs<MmaTile> args{x, gate_up, down, weights, tokens, kept, hidden, width, workspace};
-    launch_expert_ffn(args, choice, experts, y, stream);
+    switch (mma_rows(tokens * kept, experts)) {
+      case 16:
+        return run(std::type_identity<MmaTile<16>>());
+      case 32:
+        return run(std::type_identity<MmaTile<32>>());
+      default:
+        return run(std::type_identity<MmaTile<64>>());
+    }
   } else {
-    const ExpertArgs<FfmaTile<W>> args{x, gate_up, down, weights, tokens, kept, hidden, width, workspace};
-    launch_expert_ffn(args, choice, experts, y, stream);
+    run(std::type_identity<FfmaTile<W>>());
   }
 }
 

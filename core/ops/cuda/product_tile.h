@@ -1,6 +1,6 @@
-// A block's tile of a matrix product: 64 rows of x times 64 rows of a weight, which may lie anywhere. MmaTile
+// A block's tile of a matrix product: up to 64 rows of x times 64 rows of a weight, which may lie anywhere. MmaTile
 // multiplies bfloat16 on the tensor cores, FfmaTile float32 with float32 or float16. Sums are float32 and run over the
-// depth in one order, so that a result does not depend on the tile's other rows.
+// depth in one order, so that a result depends neither on the tile's other rows nor on how many there are.
 #pragma once
 
 #include "ops/cuda/mma.h"
@@ -10,9 +10,9 @@ namespace pydllm::ops::cuda {
 constexpr int kTile = 64;
 
 // Null is a row of zeros; the first rows are never null.
-template <class X, class W>
+template <class X, class W, int Rows>
 struct TileRows {
-  const X* x[kTile];
+  const X* x[Rows];
   const W* weight[kTile];
 };
 
@@ -23,30 +23,40 @@ __device__ inline int gated_feature(int r) {
   return r / (2 * Span) * Span + r % Span;
 }
 
-// Four warps of 32 x 32 results each.
+// Four warps of 32 x 32 results each, 32 x 16 in tiles of 32 rows and 16 x 16 in tiles of 16.
+template <int Rows>
 struct MmaTile {
+  static_assert(Rows == 16 || Rows == 32 || Rows == 64);
   using X = BFloat16;
   using W = BFloat16;
   static constexpr unsigned kThreads = 128;
+  // That fit on a multiprocessor at least, so that a thread may have 64 registers: left to itself nvcc takes 32 for
+  // the small tiles and spills.
+  static constexpr unsigned kBlocks = 8;
+  static constexpr int kRows = Rows;
+  static constexpr int kWarpRows = Rows < 32 ? Rows : 32, kWarpsAcross = 4 * kWarpRows / Rows;
+  static constexpr int kWarpColumns = kTile / kWarpsAcross;
+  static constexpr int kDown = kWarpRows / 16, kAcross = kWarpColumns / 8;  // fragments of a warp
   static constexpr int kDepth = 32;
   static constexpr int kSpan = 8;
 
   // Rows of 80 bytes: 16-byte copies stay aligned and a fragment's rows lie in different banks.
   struct Stage {
-    BFloat16 x[kTile][kDepth + 8];
+    BFloat16 x[Rows][kDepth + 8];
     BFloat16 weight[kTile][kDepth + 8];
   };
   struct Shared {
-    TileRows<X, W> rows;
+    TileRows<X, W, Rows> rows;
     Stage stages[2];
   };
 
-  float sum[2][4][4] = {};
+  float sum[kDown][kAcross][4] = {};
 
   // Elements [k, k + kDepth) of all rows, 0 beyond the depth. Where rows are whole chunks of 16 bytes the copies are
   // asynchronous.
+  template <int Count>
   static __device__ void fetch(const BFloat16* const* rows, int64_t depth, int64_t k, BFloat16 (*to)[kDepth + 8]) {
-    for (int i = static_cast<int>(threadIdx.x); i < kTile * kDepth / 8; i += static_cast<int>(kThreads)) {
+    for (int i = static_cast<int>(threadIdx.x); i < Count * kDepth / 8; i += static_cast<int>(kThreads)) {
       const int r = i / (kDepth / 8), chunk = i % (kDepth / 8) * 8;
       const BFloat16* row = rows[r];
       const int64_t column = k + chunk;
@@ -65,8 +75,8 @@ struct MmaTile {
   static __device__ void fetch_stage(Shared& shared, int64_t depth, int64_t k) {
     Stage& stage = shared.stages[k / kDepth % 2];
     if (k < depth) {
-      fetch(shared.rows.x, depth, k, stage.x);
-      fetch(shared.rows.weight, depth, k, stage.weight);
+      fetch<Rows>(shared.rows.x, depth, k, stage.x);
+      fetch<kTile>(shared.rows.weight, depth, k, stage.weight);
     }
     commit_copies();
   }
@@ -74,7 +84,8 @@ struct MmaTile {
   // sum += x W^T over `depth`, of the rows that the block has set. The next stage is on its way while one is used.
   __device__ void multiply(Shared& shared, int64_t depth) {
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-    const int quad = lane / 4, pair = lane % 4 * 2, warp_row = warp / 2 * 32, warp_column = warp % 2 * 32;
+    const int quad = lane / 4, pair = lane % 4 * 2;
+    const int warp_row = warp / kWarpsAcross * kWarpRows, warp_column = warp % kWarpsAcross * kWarpColumns;
     __syncthreads();  // the rows are set
     fetch_stage(shared, depth, 0);
     for (int64_t k = 0; k < depth; k += kDepth) {
@@ -84,14 +95,14 @@ struct MmaTile {
       const Stage& stage = shared.stages[k / kDepth % 2];
       PYDLLM_UNROLL
       for (int d = 0; d < kDepth; d += 16) {
-        Pairs<4> a[2];
+        Pairs<4> a[kDown];
         PYDLLM_UNROLL
-        for (int m = 0; m < 2; ++m) a[m] = load_a(&stage.x[warp_row + 16 * m][d], kDepth + 8, quad, pair);
+        for (int m = 0; m < kDown; ++m) a[m] = load_a(&stage.x[warp_row + 16 * m][d], kDepth + 8, quad, pair);
         PYDLLM_UNROLL
-        for (int n = 0; n < 4; ++n) {
+        for (int n = 0; n < kAcross; ++n) {
           const Pairs<2> b = load_b(&stage.weight[warp_column + 8 * n][d], kDepth + 8, quad, pair);
           PYDLLM_UNROLL
-          for (int m = 0; m < 2; ++m) mma(sum[m][n], a[m], b);
+          for (int m = 0; m < kDown; ++m) mma(sum[m][n], a[m], b);
         }
       }
       __syncthreads();  // the stage is read before it is fetched anew
@@ -100,20 +111,20 @@ struct MmaTile {
 
   static __device__ int row_of(int m, int e) {
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-    return warp / 2 * 32 + 16 * m + lane / 4 + e / 2 * 8;
+    return warp / kWarpsAcross * kWarpRows + 16 * m + lane / 4 + e / 2 * 8;
   }
   static __device__ int column_of(int n, int e) {
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-    return warp % 2 * 32 + 8 * n + lane % 4 * 2 + e % 2;
+    return warp % kWarpsAcross * kWarpColumns + 8 * n + lane % 4 * 2 + e % 2;
   }
 
   // take(row, column, sum) for each result of this thread.
   template <class Take>
   __device__ void each(const Take& take) const {
     PYDLLM_UNROLL
-    for (int m = 0; m < 2; ++m) {
+    for (int m = 0; m < kDown; ++m) {
       PYDLLM_UNROLL
-      for (int n = 0; n < 4; ++n) {
+      for (int n = 0; n < kAcross; ++n) {
         PYDLLM_UNROLL
         for (int e = 0; e < 4; ++e) take(row_of(m, e), column_of(n, e), sum[m][n][e]);
       }
@@ -124,9 +135,9 @@ struct MmaTile {
   template <class Take>
   __device__ void each_gated(const Take& take) const {
     PYDLLM_UNROLL
-    for (int m = 0; m < 2; ++m) {
+    for (int m = 0; m < kDown; ++m) {
       PYDLLM_UNROLL
-      for (int n = 0; n < 4; n += 2) {
+      for (int n = 0; n < kAcross; n += 2) {
         PYDLLM_UNROLL
         for (int e = 0; e < 4; ++e) {
           take(row_of(m, e), gated_feature<kSpan>(column_of(n, e)), sum[m][n][e], sum[m][n + 1][e]);
@@ -142,12 +153,14 @@ struct FfmaTile {
   using X = float;
   using W = Weight;
   static constexpr unsigned kThreads = 256;
+  static constexpr unsigned kBlocks = 0;  // as nvcc likes
+  static constexpr int kRows = kTile;
   static constexpr int kDepth = 16;
   static constexpr int kSpan = 16;
 
   // By depth first, so that a thread's neighbours read neighbours.
   struct Shared {
-    TileRows<X, W> rows;
+    TileRows<X, W, kTile> rows;
     float x[kDepth][kTile + 1];
     float weight[kDepth][kTile + 1];
   };

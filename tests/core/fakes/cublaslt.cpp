@@ -38,7 +38,9 @@ struct Object {
 };
 
 int fails(const char* call) {
-  return record().failing_call == call ? record().failing_status : 0;
+  if (record().failing_call != call) return 0;
+  if (record().lost) *record().lost = true;
+  return record().failing_status;
 }
 
 int make(const char* call, Object** out, const Object& object) {

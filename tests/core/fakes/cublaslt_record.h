@@ -1,6 +1,7 @@
 // What the made-up libcublasLt of the tests writes down, and what it is told to do.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -31,7 +32,8 @@ struct LtRecord {
   int alive = 0;             // contexts, descriptors, layouts and preferences that are not destroyed
   std::string failing_call;  // this function returns `failing_status`
   int failing_status = 0;
-  int answers = 1;  // of a heuristic
+  std::atomic<bool>* lost = nullptr;  // set when it does
+  int answers = 1;                    // of a heuristic
 };
 
 // extern "C" LtRecord* fake_cublaslt_record();
