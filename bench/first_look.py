@@ -18,16 +18,20 @@ import json
 import statistics
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
-from gpu.clock import Ceilings, Clock, machine, measured_ceilings, table, torch_device
+from gpu.clock import Ceilings, Clock, attempted, machine, measured_ceilings, refusal, shown, table, torch_device
 from gpu.models import SHAPES, TINY_SHAPES, RandomModel, Shape
 from gpu.torch_loops import Canvases, Eager, Strong, steps
 
 from pydllm import _core
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
 CUT_LAYERS = 2
 SHARE_OF_TORCH = 1.25
 """pydllm's bfloat16 logits may be so much further from float32 than torch's own."""
@@ -160,61 +164,91 @@ def torch_milliseconds(loop: Eager | Strong, sizes: Sizes, device: str, batch: i
     return Clock(device).microseconds(calls, samples) / 1e3
 
 
-def measure(shape: Shape, sizes: Sizes, ceilings: Ceilings, device: str) -> dict[str, Any]:
-    """Every row of one model. Its weights are gone when this returns."""
-    model = RandomModel(shape, torch_device(device))
-    compared = check(model, sizes, device)
-    ours = Ours(model, sizes, device, shape.layers)
-    rows = []
-    for batch in sizes.batches:
-        canvases = Canvases(model, batch, sizes.positions, sizes.block)
-        eager = torch_milliseconds(Eager(model, canvases), sizes, device, batch)
-        window = sizes.positions - canvases.first_row
-        for work, cache, active in (("fwd", "none", sizes.positions), ("blk", "dual", window)):
-            canvases.restart()
-            strong = torch_milliseconds(Strong(model, canvases, cached=cache == "dual"), sizes, device, batch)
-            own, shared = ours.milliseconds(batch, cache)
-            floor = 1e3 * shape.floor(
-                ceilings, batch=batch, rows=active, context=sizes.positions, head_rows=sizes.block
-            )
-            label = f"fwd{sizes.positions}" if work == "fwd" else f"blk{sizes.block}@{sizes.positions}"
-            rows.append(
-                {
-                    "model": shape.name,
-                    "work": label,
-                    "batch": batch,
-                    "pydllm_ms": own,
-                    "shared_steps": shared,
-                    "floor_ms": floor,
-                    "fraction_of_floor": floor / own,
-                    "r0_ms": eager,
-                    "r1_ms": strong,
-                }
-            )
-    ours.engine.stop()
-    return {"check": compared, "rows": rows}
+class Measurement:
+    """Every row of one model. Its weights are gone when this is."""
+
+    def __init__(self, shape: Shape, sizes: Sizes, ceilings: Ceilings, device: str) -> None:
+        self.sizes, self.ceilings, self.device = sizes, ceilings, device
+        self.problems: list[str] = []
+        self.model = RandomModel(shape, torch_device(device))
+        self.check = self._try("logits", lambda: check(self.model, sizes, device))
+        ours = self._try("engine", lambda: Ours(self.model, sizes, device, shape.layers))
+        self.rows = [row for batch in sizes.batches for row in self._rows(batch, ours)]
+        if ours is not None:
+            ours.engine.stop()
+
+    def _try(self, what: str, work: Callable[[], T]) -> T | None:
+        return attempted(f"{self.model.shape.name}, {what}", work, self.problems)
+
+    def _rows(self, batch: int, ours: Ours | None) -> list[dict[str, Any]]:
+        canvases = Canvases(self.model, batch, self.sizes.positions, self.sizes.block)
+        eager = self._try(f"R0, batch {batch}", lambda: self._torch(Eager(self.model, canvases), batch))
+        return [self._row(batch, ours, canvases, eager, cached=cached) for cached in (False, True)]
+
+    def _torch(self, loop: Eager | Strong, batch: int) -> float:
+        try:
+            return torch_milliseconds(loop, self.sizes, self.device, batch)
+        finally:
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()  # the engine's memory is not torch's
+
+    def _row(
+        self, batch: int, ours: Ours | None, canvases: Canvases, eager: float | None, *, cached: bool
+    ) -> dict[str, Any]:
+        sizes = self.sizes
+        work = f"blk{sizes.block}@{sizes.positions}" if cached else f"fwd{sizes.positions}"
+        canvases.restart()
+        strong = self._try(
+            f"R1, {work}, batch {batch}", lambda: self._torch(Strong(self.model, canvases, cached=cached), batch)
+        )
+        timed = None
+        if ours is not None:
+            cache = "dual" if cached else "none"
+            timed = self._try(f"pydllm, {work}, batch {batch}", lambda: ours.milliseconds(batch, cache))
+        own, shared = timed or (None, True)
+        active = sizes.positions - canvases.first_row if cached else sizes.positions
+        floor = 1e3 * self.model.shape.floor(
+            self.ceilings, batch=batch, rows=active, context=sizes.positions, head_rows=sizes.block
+        )
+        return {
+            "model": self.model.shape.name,
+            "work": work,
+            "batch": batch,
+            "pydllm_ms": own,
+            "shared_steps": shared,
+            "floor_ms": floor,
+            "fraction_of_floor": None if own is None else floor / own,
+            "r0_ms": eager,
+            "r1_ms": strong,
+        }
 
 
 def printed(rows: list[dict[str, Any]], device: str) -> str:
     graph = "R1 torch, CUDA graph" if torch_device(device).type == "cuda" else "R1 torch (no graph: no GPU)"
     head = ["model", "work", "batch", "pydllm ms", "floor ms", "% of floor", "R0 eager, no cache", graph, "R1 / pydllm"]
-    return table(
-        head,
-        [
+    lines = []
+    for row in rows:
+        own, strong, share = row["pydllm_ms"], row["r1_ms"], row["fraction_of_floor"]
+        lines.append(
             [
                 row["model"],
                 row["work"],
                 str(row["batch"]),
-                f"{row['pydllm_ms']:.2f}{'' if row['shared_steps'] else ' (steps not shared)'}",
-                f"{row['floor_ms']:.3g}",
-                f"{100 * row['fraction_of_floor']:.0f}",
-                f"{row['r0_ms']:.2f}",
-                f"{row['r1_ms']:.2f}",
-                f"{row['r1_ms'] / row['pydllm_ms']:.2f}",
+                shown(own, ".2f") + ("" if row["shared_steps"] else " (steps not shared)"),
+                shown(row["floor_ms"], ".3g"),
+                shown(None if share is None else 100 * share, ".0f"),
+                shown(row["r0_ms"], ".2f"),
+                shown(strong, ".2f"),
+                shown(None if own is None or strong is None else strong / own, ".2f"),
             ]
-            for row in rows
-        ],
-    )
+        )
+    return table(head, lines)
+
+
+def verdict(name: str, compared: dict[str, Any]) -> str:
+    word = "ok" if compared["passed"] else "TOO FAR"
+    errors = f"pydllm {compared['pydllm']:.2e}, torch bfloat16 {compared['torch_bf16']:.2e}"
+    return f"{name}, {CUT_LAYERS} layers against float32: {errors}: {word}"
 
 
 def main() -> int:
@@ -224,28 +258,35 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--output", type=Path, help="a JSON file")
     arguments = parser.parse_args()
+    if why := refusal(arguments.device, tiny=arguments.tiny):
+        sys.exit(f"first_look.py: {why}")
     if torch_device(arguments.device).type == "cpu":
         torch.set_num_threads(1)
     sizes, shapes = Sizes(tiny=arguments.tiny), TINY_SHAPES if arguments.tiny else SHAPES
-    report: dict[str, Any] = {"machine": machine(arguments.device), "tiny": arguments.tiny, "rows": [], "checks": {}}
+    report: dict[str, Any] = {"machine": machine(arguments.device), "tiny": arguments.tiny}
+    report |= {"rows": [], "checks": {}, "problems": []}
     with torch.inference_mode():
         ceilings = measured_ceilings(arguments.device, tiny=arguments.tiny)
         report["ceilings"] = vars(ceilings)
         for name in arguments.models:
-            found = measure(shapes[name], sizes, ceilings, arguments.device)
-            report["rows"] += found["rows"]
-            report["checks"][name] = found["check"]
+            measured = Measurement(shapes[name], sizes, ceilings, arguments.device)
+            report["rows"] += measured.rows
+            report["problems"] += measured.problems
+            if measured.check is not None:
+                report["checks"][name] = measured.check
+            del measured
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
     for name, compared in report["checks"].items():
-        verdict = "ok" if compared["passed"] else "TOO FAR"
-        print(f"{name}, {CUT_LAYERS} layers against float32: pydllm {compared['pydllm']:.2e}, "
-              f"torch bfloat16 {compared['torch_bf16']:.2e}: {verdict}")  # fmt: skip
+        print(verdict(name, compared))
     print(printed(report["rows"], arguments.device))
+    for problem in report["problems"]:
+        print(f"error: {problem}")
     if arguments.output:
         arguments.output.write_text(json.dumps(report, indent=1) + "\n")
-    return 0 if all(compared["passed"] for compared in report["checks"].values()) else 1
+    near = all(compared["passed"] for compared in report["checks"].values())
+    return 0 if near and not report["problems"] else 1
 
 
 if __name__ == "__main__":

@@ -24,7 +24,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from gpu.clock import ROTATED_BYTES, Ceilings, Clock, machine, measured_ceilings, table, torch_device
+from gpu.clock import (
+    ROTATED_BYTES,
+    Ceilings,
+    Clock,
+    attempted,
+    machine,
+    measured_ceilings,
+    refusal,
+    table,
+    torch_device,
+)
 from torch.nn import functional
 
 from pydllm import _core
@@ -457,6 +467,8 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only kernels whose name contains this")
     parser.add_argument("--output", type=Path, help="a JSON file")
     arguments = parser.parse_args()
+    if why := refusal(arguments.device, tiny=arguments.tiny):
+        sys.exit(f"kernels.py: {why}")
     bench = Bench(arguments.device)
     if bench.where.type == "cpu":
         torch.set_num_threads(1)
@@ -464,19 +476,30 @@ def main() -> int:
         ceilings = measured_ceilings(arguments.device, tiny=arguments.tiny)
         chosen = tiny_cases(bench) if arguments.tiny else cases(bench)
         samples = 3 if arguments.tiny else SAMPLES
-        rows = [measure(bench, case, ceilings, samples) for case in chosen if arguments.only in case.kernel]
+        problems: list[str] = []
+        wanted = [case for case in chosen if arguments.only in case.kernel]
+        found = [
+            attempted(
+                f"{case.kernel} {case.shape}", lambda case=case: measure(bench, case, ceilings, samples), problems
+            )
+            for case in wanted
+        ]
+    rows = [row for row in found if row is not None]
     bandwidth, rate = ceilings.bytes_per_second / 1e12, ceilings.flops_per_second / 1e12
     print(f"copy {bandwidth:.2f} TB/s, bfloat16 product {rate:.3g} TFLOP/s")
     print(printed(rows))
+    for problem in problems:
+        print(f"error: {problem}")
     if arguments.output:
         report = {
             "machine": machine(arguments.device),
             "tiny": arguments.tiny,
             "ceilings": vars(ceilings),
             "rows": [{**asdict(row), "agrees": row.agrees} for row in rows],
+            "problems": problems,
         }
         arguments.output.write_text(json.dumps(report, indent=1) + "\n")
-    return 0 if rows and all(row.agrees for row in rows) else 1
+    return 0 if rows and not problems and all(row.agrees for row in rows) else 1
 
 
 if __name__ == "__main__":

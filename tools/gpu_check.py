@@ -151,10 +151,16 @@ def run(command: list[str], timeout: float, **environment: str) -> Done:
 
 
 def telling_lines(output: str) -> list[str]:
-    """Errors and failed tests, else the end."""
-    lines = [line.rstrip() for line in output.splitlines() if line.strip()]
-    telling = [line for line in lines if re.match(r"E  |FAILED|ERROR|.*\berror:|\w*Error\b|========= [A-Z]", line)]
-    return (telling or lines[-SHOWN_LINES:])[:SHOWN_LINES]
+    """What went wrong, each kind once, and where; else the end."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [
+        line
+        for line in lines
+        if re.match(r"E  |error: |\S+[:)]:? error: |[\w.]*(Error|Unsupported)\b|========= [A-Z]", line)
+    ]
+    tests = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
+    half = SHOWN_LINES // 2
+    return [*list(dict.fromkeys(errors))[:half], *tests[:half]] or lines[-SHOWN_LINES:]
 
 
 def failed(name: str, done: Done, figure: str) -> Step:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+
+from pydllm import _core
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+T = TypeVar("T")
 SPIN_CYCLES = 4_000_000
 """About 2 ms of a GPU, in which the host queues all samples."""
 ROTATED_BYTES = 192 << 20
@@ -25,6 +28,17 @@ ROTATED_BYTES = 192 << 20
 def on_gpu(device: str) -> bool:
     """Whether torch can compute where `device` is: not so for the emulated device of a test build."""
     return device.startswith("cuda") and torch.cuda.is_available()
+
+
+def refusal(device: str, *, tiny: bool) -> str:
+    """Why nothing can be measured there; "" when it can. Full sizes are for a GPU: elsewhere they take hours."""
+    try:
+        _core.ops.Workplace(device=device)
+    except _core.CoreError as error:
+        return str(error)
+    if not tiny and not on_gpu(device):
+        return f"device: expected a CUDA device that torch finds, too, got {device}; --tiny runs anywhere"
+    return ""
 
 
 def torch_device(device: str) -> torch.device:
@@ -105,6 +119,21 @@ def machine(device: str) -> dict[str, str]:
     """What was measured on."""
     name = torch.cuda.get_device_name(device) if on_gpu(device) else "no GPU: nothing here is a measurement of one"
     return {"device": device, "name": name, "torch": torch.__version__, "cuda": str(torch.version.cuda)}
+
+
+def attempted(what: str, work: Callable[[], T], problems: list[str]) -> T | None:
+    """What `work` returns; where it fails that is a problem of its own, and the other figures are still to be had."""
+    try:
+        return work()
+    except Exception as error:  # noqa: BLE001 - torch, the core and the device have many ways to fail
+        first_line = (str(error).splitlines() or [""])[0]
+        problems.append(f"{what}: {type(error).__name__}: {first_line}")
+        return None
+
+
+def shown(value: float | None, digits: str) -> str:
+    """A figure in the format `digits`, "-" where there is none."""
+    return "-" if value is None else format(value, digits)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
