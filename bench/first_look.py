@@ -4,6 +4,7 @@ weights made on the device, batches of 1 and 16.
 fwd400: every one of 400 positions goes through the model, the output head runs on the masked ones of a block of 32.
 blk32@400: the block's 32 positions (one more before them where logits are shifted) over the K/V of all 400, pydllm's
 cache dual. pydllm's time is from one step of a request to the next: all of the engine. R0 and R1: gpu/torch_loops.py.
+pydllm multiplies with its own kernels and, where it is found, with cuBLASLt: a row for each.
 Before anything is timed, the logits of a cut of 2 layers are compared with torch in float32.
 
 Usage: python bench/first_look.py [--device cuda:0] [--output FILE.json]; --device cpu --tiny shows that it works.
@@ -27,9 +28,10 @@ from gpu.models import SHAPES, TINY_SHAPES, RandomModel, Shape
 from gpu.torch_loops import Canvases, Eager, Strong, steps
 
 from pydllm import _core
+from pydllm.nvidia_wheels import library_folders
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 T = TypeVar("T")
 CUT_LAYERS = 2
@@ -53,10 +55,21 @@ class Sizes:
         return min(self.block, SETTLING + (self.samples if batch == 1 else min(self.samples, 10)) + 2)
 
 
+def chosen_matmul(wanted: str, device: str) -> _core.Matmul:
+    return _core.choose_matmul(wanted, device=device, dtype="bfloat16", wheel_folders=library_folders())
+
+
+def matmuls(device: str) -> dict[str, str]:
+    """Who can multiply here, in its own words: this build's kernels, and cuBLASLt where it is found."""
+    found = {"builtin": chosen_matmul("builtin", device).description}
+    best = chosen_matmul("auto", device).description
+    return {**found, "cublaslt": best} if best.startswith("cublaslt") else found
+
+
 class Ours:
     """The engine on the first `layers` layers of a random model."""
 
-    def __init__(self, model: RandomModel, sizes: Sizes, device: str, layers: int) -> None:
+    def __init__(self, model: RandomModel, sizes: Sizes, device: str, layers: int, matmul: str) -> None:
         self.sizes, self.vocabulary = sizes, model.shape.vocabulary
         config = model.shape.core_config(layers=layers, dtype="bfloat16", positions=sizes.positions)
         weights = _core.load_model(config, tensors=model.tensors(layers), device=device)
@@ -71,7 +84,7 @@ class Ours:
             "max_logit_rows": 512,
             "mask_token_id": self.vocabulary - 1,
         }
-        self.engine = _core.Engine(weights, options)
+        self.engine = _core.Engine(weights, options, matmul=chosen_matmul(matmul, device))
 
     def run(self, prompts: list[list[int]], *, threshold: float, cache: str, forwards: int, **more: Any) -> Any:
         """The events of every prompt's request, all in flight at once."""
@@ -142,9 +155,9 @@ def torch_logits(model: RandomModel, prompt: list[int], sizes: Sizes, dtype: tor
     return Strong(cut, canvases, cached=False).logits(0, slice(None))[0].float().cpu()
 
 
-def check(model: RandomModel, sizes: Sizes, device: str) -> dict[str, Any]:
+def check(model: RandomModel, sizes: Sizes, device: str, matmul: str) -> dict[str, Any]:
     """Errors of the cut's logits against float32, ours and torch's."""
-    ours = Ours(model, sizes, device, CUT_LAYERS)
+    ours = Ours(model, sizes, device, CUT_LAYERS, matmul)
     [prompt] = ours.prompts(1)
     logits = ours.first_logits(prompt)
     ours.engine.stop()
@@ -167,23 +180,18 @@ def torch_milliseconds(loop: Eager | Strong, sizes: Sizes, device: str, batch: i
 class Measurement:
     """Every row of one model. Its weights are gone when this is."""
 
-    def __init__(self, shape: Shape, sizes: Sizes, ceilings: Ceilings, device: str) -> None:
+    def __init__(self, shape: Shape, sizes: Sizes, ceilings: Ceilings, device: str, matmuls: Iterable[str]) -> None:
         self.sizes, self.ceilings, self.device = sizes, ceilings, device
         self.problems: list[str] = []
         self.model = RandomModel(shape, torch_device(device))
-        self.check = self._try("logits", lambda: check(self.model, sizes, device))
-        ours = self._try("engine", lambda: Ours(self.model, sizes, device, shape.layers))
-        self.rows = [row for batch in sizes.batches for row in self._rows(batch, ours)]
-        if ours is not None:
-            ours.engine.stop()
+        self.checks: dict[str, Any] = {}
+        self.rows = [self._row(batch, cached=cached) for batch in sizes.batches for cached in (False, True)]
+        for matmul in matmuls:
+            self.checks[matmul] = self._try(f"logits, {matmul}", lambda m=matmul: check(self.model, sizes, device, m))
+            self._try(f"engine, {matmul}", lambda m=matmul: self._time_engine(m))
 
     def _try(self, what: str, work: Callable[[], T]) -> T | None:
         return attempted(f"{self.model.shape.name}, {what}", work, self.problems)
-
-    def _rows(self, batch: int, ours: Ours | None) -> list[dict[str, Any]]:
-        canvases = Canvases(self.model, batch, self.sizes.positions, self.sizes.block)
-        eager = self._try(f"R0, batch {batch}", lambda: self._torch(Eager(self.model, canvases), batch))
-        return [self._row(batch, ours, canvases, eager, cached=cached) for cached in (False, True)]
 
     def _torch(self, loop: Eager | Strong, batch: int) -> float:
         try:
@@ -192,20 +200,18 @@ class Measurement:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()  # the engine's memory is not torch's
 
-    def _row(
-        self, batch: int, ours: Ours | None, canvases: Canvases, eager: float | None, *, cached: bool
-    ) -> dict[str, Any]:
+    def _row(self, batch: int, *, cached: bool) -> dict[str, Any]:
+        """Without pydllm's times."""
         sizes = self.sizes
         work = f"blk{sizes.block}@{sizes.positions}" if cached else f"fwd{sizes.positions}"
-        canvases.restart()
+        canvases = Canvases(self.model, batch, sizes.positions, sizes.block)
+        eager = None
+        if not cached:  # it has no cache: one time serves both
+            eager = self._try(f"R0, batch {batch}", lambda: self._torch(Eager(self.model, canvases), batch))
+            canvases.restart()
         strong = self._try(
             f"R1, {work}, batch {batch}", lambda: self._torch(Strong(self.model, canvases, cached=cached), batch)
         )
-        timed = None
-        if ours is not None:
-            cache = "dual" if cached else "none"
-            timed = self._try(f"pydllm, {work}, batch {batch}", lambda: ours.milliseconds(batch, cache))
-        own, shared = timed or (None, True)
         active = sizes.positions - canvases.first_row if cached else sizes.positions
         floor = 1e3 * self.model.shape.floor(
             self.ceilings, batch=batch, rows=active, context=sizes.positions, head_rows=sizes.block
@@ -214,35 +220,48 @@ class Measurement:
             "model": self.model.shape.name,
             "work": work,
             "batch": batch,
-            "pydllm_ms": own,
-            "shared_steps": shared,
+            "cached": cached,
             "floor_ms": floor,
-            "fraction_of_floor": None if own is None else floor / own,
             "r0_ms": eager,
             "r1_ms": strong,
+            "pydllm_ms": {},
+            "shared_steps": {},
         }
 
+    def _time_engine(self, matmul: str) -> None:
+        ours = Ours(self.model, self.sizes, self.device, self.model.shape.layers, matmul)
+        for row in self.rows:
+            cache = "dual" if row["cached"] else "none"
+            what = f"pydllm {matmul}, {row['work']}, batch {row['batch']}"
+            timed = self._try(what, lambda row=row, cache=cache: ours.milliseconds(row["batch"], cache))
+            if timed is not None:
+                row["pydllm_ms"][matmul], row["shared_steps"][matmul] = timed
+        ours.engine.stop()
 
-def printed(rows: list[dict[str, Any]], device: str) -> str:
+
+def printed(rows: list[dict[str, Any]], device: str, matmuls: Iterable[str]) -> str:
+    """A row for each work and each multiplier of ours."""
     graph = "R1 torch, CUDA graph" if torch_device(device).type == "cuda" else "R1 torch (no graph: no GPU)"
-    head = ["model", "work", "batch", "pydllm ms", "floor ms", "% of floor", "R0 eager, no cache", graph, "R1 / pydllm"]
+    head = ["model", "work", "batch", "products", "pydllm ms", "floor ms", "% of floor", "R0 eager, no cache", graph]
     lines = []
     for row in rows:
-        own, strong, share = row["pydllm_ms"], row["r1_ms"], row["fraction_of_floor"]
-        lines.append(
-            [
-                row["model"],
-                row["work"],
-                str(row["batch"]),
-                shown(own, ".2f") + ("" if row["shared_steps"] else " (steps not shared)"),
-                shown(row["floor_ms"], ".3g"),
-                shown(None if share is None else 100 * share, ".0f"),
-                shown(row["r0_ms"], ".2f"),
-                shown(strong, ".2f"),
-                shown(None if own is None or strong is None else strong / own, ".2f"),
-            ]
-        )
-    return table(head, lines)
+        for matmul in matmuls:
+            own, strong = row["pydllm_ms"].get(matmul), row["r1_ms"]
+            lines.append(
+                [
+                    row["model"],
+                    row["work"],
+                    str(row["batch"]),
+                    matmul,
+                    shown(own, ".2f") + ("" if row["shared_steps"].get(matmul, True) else " (steps not shared)"),
+                    shown(row["floor_ms"], ".3g"),
+                    shown(None if own is None else 100 * row["floor_ms"] / own, ".0f"),
+                    shown(row["r0_ms"], ".2f"),
+                    shown(strong, ".2f"),
+                    shown(None if own is None or strong is None else strong / own, ".2f"),
+                ]
+            )
+    return table([*head, "R1 / pydllm"], lines)
 
 
 def verdict(name: str, compared: dict[str, Any]) -> str:
@@ -268,19 +287,21 @@ def main() -> int:
     with torch.inference_mode():
         ceilings = measured_ceilings(arguments.device, tiny=arguments.tiny)
         report["ceilings"] = vars(ceilings)
+        report["matmuls"] = found = matmuls(arguments.device)
         for name in arguments.models:
-            measured = Measurement(shapes[name], sizes, ceilings, arguments.device)
+            measured = Measurement(shapes[name], sizes, ceilings, arguments.device, found)
             report["rows"] += measured.rows
             report["problems"] += measured.problems
-            if measured.check is not None:
-                report["checks"][name] = measured.check
+            checks = {f"{name}, {matmul}": one for matmul, one in measured.checks.items() if one is not None}
+            report["checks"] |= checks
             del measured
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
     for name, compared in report["checks"].items():
         print(verdict(name, compared))
-    print(printed(report["rows"], arguments.device))
+    print(f"products: {'; '.join(found.values())}")
+    print(printed(report["rows"], arguments.device, found))
     for problem in report["problems"]:
         print(f"error: {problem}")
     if arguments.output:
