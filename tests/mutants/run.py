@@ -1,6 +1,7 @@
 """Applies each committed patch to a copy of the tree and expects the test it names to turn red.
 
-A patch file begins with header lines: `test:` (a GoogleTest filter, or a pytest node id) and `why:`. Usage:
+A patch file begins with header lines: `test:` (a GoogleTest filter, or a pytest node id), `why:` and, where only some
+processors run the code, `needs:` (a flag of /proc/cpuinfo; elsewhere the mutant is skipped). Usage:
 python tests/mutants/run.py [NAME ...]
 """
 
@@ -34,6 +35,7 @@ class Mutant:
     path: Path
     test: str
     why: str
+    needs: str = ""
 
     @property
     def is_python(self) -> bool:
@@ -42,7 +44,14 @@ class Mutant:
 
 def read(path: Path) -> Mutant:
     headers = dict(line.split(": ", 1) for line in path.read_text().split("\n---", 1)[0].splitlines() if ": " in line)
-    return Mutant(path, headers["test"].strip(), headers["why"].strip())
+    return Mutant(path, headers["test"].strip(), headers["why"].strip(), headers.get("needs", "").strip())
+
+
+def processor_flags() -> set[str]:
+    """Empty where the kernel does not list them."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}
 
 
 def run(command: list[str], timeout: int = 600) -> subprocess.CompletedProcess[str]:
@@ -132,6 +141,10 @@ def judge(mutant: Mutant) -> str:
 def main() -> int:
     names = sys.argv[1:]
     mutants = [read(p) for p in sorted(Path(__file__).parent.glob("*.patch")) if not names or p.stem in names]
+    flags = processor_flags()
+    for mutant in [mutant for mutant in mutants if mutant.needs and mutant.needs not in flags]:
+        print(f"skip  {mutant.path.stem}: this processor has no {mutant.needs}")
+        mutants.remove(mutant)
     SOURCE.mkdir(parents=True, exist_ok=True)
     copy_tree()
     if failure := build():
