@@ -14,6 +14,7 @@ from pydllm.errors import ContextLengthError, InvalidRequestError, UnsupportedEr
 
 FACTS = ModelFacts(
     architecture="LLaDAModelLM",
+    attention="full",
     vocab_size=100,
     max_model_len=1000,
     mask_token_id=99,

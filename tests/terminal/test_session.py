@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def session(*answers: str, **options: Any) -> Session:
     backend = Script(*map(answer_events, answers), **options)
     notices: list[str] = []
-    out = Session(backend, initial(backend.algorithms, backend.default_params), notify=notices.append)
+    settings = initial(backend.algorithms, backend.default_params, backend.attention)
+    out = Session(backend, settings, notify=notices.append)
     out.notices = notices  # type: ignore[attr-defined]
     return out
 
