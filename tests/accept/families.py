@@ -61,7 +61,7 @@ LINES = [
     Line("docs", "a page for every algorithm, with the registry's parameters", cpp("AlgorithmDocs.*"), False),
     Line("info", "GetModelInfo tells of every kind of model what the engine does",
          tests("tests/server/test_model_info.py"), False),
-    Line("parameters", "every parameter of every algorithm: out of range, unknown, of other algorithms or models, by name",
+    Line("parameters", "every parameter of every algorithm: out of range, unknown, of other algorithms and models",
          cpp("CheckParams.*:EngineValidation.*"), False),
     Line("bad-input", "configs, tensors, parameters and algorithms that cannot be honoured are refused by name",
          tests("tests/models/test_family_configs.py", "tests/engine/test_params.py",
