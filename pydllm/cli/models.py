@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001
     for algorithm in _core.algorithms():
         aliases = f" (also {', '.join(algorithm.aliases)})" if algorithm.aliases else ""
         print(f"\n{algorithm.name}{aliases}: {algorithm.summary}\n  from {algorithm.source}")
-        print(f"  for models with {' and '.join(_ATTENTION[kind] for kind in algorithm.attention)}")
+        print(f"  for models with {' or '.join(_ATTENTION[kind] for kind in algorithm.attention)}")
         for spec in algorithm.params:
             only = _only(algorithm, spec)
             print(f"  {spec.name:22} {_range(spec):28} default {spec.default:15} {spec.help}{only}")
@@ -44,7 +44,7 @@ def _only(algorithm: _core.AlgorithmInfo, spec: _core.ParamSpec) -> str:
     """What to say of a parameter that the algorithm has on some of its models."""
     if len(algorithm.attention) == 1 or len(spec.attention) == len(algorithm.attention):
         return ""
-    return f"; {' and '.join(_ATTENTION[kind] for kind in spec.attention)} only"
+    return f"; {' or '.join(_ATTENTION[kind] for kind in spec.attention)} only"
 
 
 def _range(spec: _core.ParamSpec) -> str:

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <ostream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,6 +27,10 @@ struct OnModel {
     return std::string(algorithm->name) + (second ? "_block_causal" : "");
   }
 };
+
+inline void PrintTo(const OnModel& on, std::ostream* out) {
+  *out << on.name();
+}
 
 // The first kind of model that it runs on.
 inline AttentionKind first_attention(const Algorithm& algorithm) {
