@@ -302,6 +302,9 @@ class ParamSpec:
     def choices(self) -> list[str]: ...
     @property
     def help(self) -> str: ...
+    @property
+    def attention(self) -> list[str]:
+        """Of the models on which the algorithm has it: "full", "block_causal"."""
 
 class AlgorithmInfo:
     @property
@@ -311,8 +314,8 @@ class AlgorithmInfo:
     @property
     def params(self) -> list[ParamSpec]: ...
     @property
-    def attention(self) -> str:
-        """Of the models it runs on: "full" or "block_causal"."""
+    def attention(self) -> list[str]:
+        """Of the models it runs on: "full", "block_causal"; "prompt_block_causal": full, under a mask of its own."""
     @property
     def edits(self) -> bool:
         """Whether it may change what it has written."""
@@ -342,10 +345,13 @@ class ArchitectureInfo:
     def defaults(self) -> list[AlgorithmDefault]: ...
 
 def algorithms() -> list[AlgorithmInfo]: ...
-def check_params(algorithm: str, params: Mapping[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
+def check_params(
+    algorithm: str, params: Mapping[str, bool | int | float | str], *, attention: str
+) -> dict[str, bool | int | float | str]:
     """The parameters under their own names (aliases resolved), numbers in the declared type.
 
-    Raises InvalidRequest or Unsupported as `Engine.submit` does for its `params`.
+    `attention` is the model's: "full" or "block_causal". Raises InvalidRequest or Unsupported as `Engine.submit` does
+    for its `params`.
     """
 
 def architectures() -> list[ArchitectureInfo]: ...

@@ -33,6 +33,26 @@ std::vector<std::string> strings(std::span<const std::string_view> views) {
   return {views.begin(), views.end()};
 }
 
+constexpr AttentionKind kKinds[] = {AttentionKind::kFull, AttentionKind::kBlockCausal,
+                                    AttentionKind::kPromptBlockCausal};
+
+std::vector<std::string_view> names(decode::AttentionKinds kinds) {
+  std::vector<std::string_view> out;
+  for (const AttentionKind kind : kKinds) {
+    if (kinds.contains(kind)) out.push_back(name_of(kind));
+  }
+  return out;
+}
+
+// Of a model.
+AttentionKind to_attention(const py::object& value) {
+  const std::string given = to_string(value, "attention");
+  for (const AttentionKind kind : {AttentionKind::kFull, AttentionKind::kBlockCausal}) {
+    if (name_of(kind) == given) return kind;
+  }
+  refuse("attention", "full or block_causal", value);
+}
+
 // Static tables: handed to Python as references.
 std::vector<const ParamSpec*> specs(const Algorithm& algorithm) {
   std::vector<const ParamSpec*> out;
@@ -49,7 +69,8 @@ void bind_param_spec(py::module_& module) {
       .def_readonly("minimum", &ParamSpec::minimum)
       .def_readonly("maximum", &ParamSpec::maximum)
       .def_property_readonly("choices", [](const ParamSpec& self) { return strings(self.choices); })
-      .def_readonly("help", &ParamSpec::help);
+      .def_readonly("help", &ParamSpec::help)
+      .def_property_readonly("attention", [](const ParamSpec& self) { return names(self.attention); });
 }
 
 void bind_algorithm(py::module_& module) {
@@ -57,7 +78,7 @@ void bind_algorithm(py::module_& module) {
       .def_readonly("name", &Algorithm::name)
       .def_property_readonly("aliases", [](const Algorithm& self) { return strings(self.aliases); })
       .def_property_readonly("params", specs, py::return_value_policy::reference)
-      .def_property_readonly("attention", [](const Algorithm& self) { return name_of(self.attention); })
+      .def_property_readonly("attention", [](const Algorithm& self) { return names(self.attention); })
       .def_property_readonly("edits", [](const Algorithm& self) { return self.finality == decode::Finality::kSettled; })
       .def_readonly("summary", &Algorithm::summary)
       .def_readonly("source", &Algorithm::source);
@@ -83,10 +104,12 @@ std::vector<const Algorithm*> all_algorithms() {
 }
 
 // The parameters as the algorithm reads them: aliases resolved, numbers in the declared type.
-py::dict checked_params(const py::object& algorithm, const py::object& params) {
+py::dict checked_params(const py::object& algorithm, const py::object& params, const py::object& attention) {
   const Algorithm& known = decode::find_algorithm(to_string(algorithm, "algorithm"));
   py::dict out;
-  for (const auto& [key, value] : decode::check_params(known, to_params(params))) out[py::str(key)] = py::cast(value);
+  for (const auto& [key, value] : decode::check_params(known, to_attention(attention), to_params(params))) {
+    out[py::str(key)] = py::cast(value);
+  }
   return out;
 }
 
@@ -103,7 +126,8 @@ void bind_registry(py::module_& module) {
   bind_algorithm(module);
   bind_architecture(module);
   module.def("algorithms", all_algorithms, py::return_value_policy::reference);
-  module.def("check_params", checked_params, py::arg("algorithm"), py::arg("params"));
+  module.def("check_params", checked_params, py::arg("algorithm"), py::arg("params"), py::kw_only(),
+             py::arg("attention"));
   module.def("architectures", all_architectures, py::return_value_policy::reference);
 }
 

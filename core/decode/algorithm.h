@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <span>
 #include <string>
@@ -68,6 +69,21 @@ class Decoding {
   virtual Progress progress() const = 0;
 };
 
+// A set of attention kinds.
+class AttentionKinds {
+ public:
+  constexpr AttentionKinds(AttentionKind kind) : bits_(bit(kind)) {}  // one kind is a set of it
+  constexpr AttentionKinds(std::initializer_list<AttentionKind> kinds) {
+    for (const AttentionKind kind : kinds) bits_ |= bit(kind);
+  }
+  constexpr bool contains(AttentionKind kind) const { return (bits_ & bit(kind)) != 0; }
+
+ private:
+  static constexpr uint32_t bit(AttentionKind kind) { return 1u << static_cast<uint32_t>(kind); }
+
+  uint32_t bits_ = 0;
+};
+
 // --- parameters: declared once per algorithm, checked at submission ---
 
 using ParamValue = std::variant<bool, int64_t, double, std::string>;
@@ -84,6 +100,8 @@ struct ParamSpec {
   double maximum = 0;
   std::span<const std::string_view> choices = {};  // kChoice
   std::string_view help;
+  // Of the models on which the algorithm has it.
+  AttentionKinds attention = {AttentionKind::kFull, AttentionKind::kBlockCausal};
 };
 
 // What a Decoding is made from. `params` is already checked against the algorithm's table, aliases resolved.
@@ -107,8 +125,8 @@ struct Algorithm {
   std::span<const ParamSpec> params;
   std::string_view summary;
   std::string_view source;  // paper and original implementation
-  // Of the models it runs on; kPromptBlockCausal: those with kFull.
-  AttentionKind attention = AttentionKind::kFull;
+  // Of the models it runs on, whose own one begin() goes by; kPromptBlockCausal: those with kFull.
+  AttentionKinds attention = AttentionKind::kFull;
   Finality finality = Finality::kWritten;  // kSettled: it edits what it has written
   // It takes a row's DELETE or SPLIT for what it says; the rows of other algorithms never get one as their token.
   bool reads_controls = false;
@@ -120,8 +138,11 @@ struct Algorithm {
 std::span<const Algorithm* const> algorithms();
 // By name or alias; throws InvalidRequest("algorithm") listing the known names.
 const Algorithm& find_algorithm(std::string_view name);
-// Checks names, types and ranges against the table and resolves aliases. Throws InvalidRequest naming the parameter,
-// what was expected and what came; Unsupported for a typed parameter that other algorithms have and this one does not.
-ParamMap check_params(const Algorithm& algorithm, const ParamMap& given);
+// Whether it runs on models of this attention (kFull or kBlockCausal).
+bool runs_on(const Algorithm& algorithm, AttentionKind model);
+// For a model of this attention: checks names, types and ranges against the table and resolves aliases. Throws
+// InvalidRequest naming the parameter, what was expected and what came; Unsupported for a typed parameter that other
+// algorithms have and this one does not, and for one that it has on models of another attention only.
+ParamMap check_params(const Algorithm& algorithm, AttentionKind model, const ParamMap& given);
 
 }  // namespace pydllm::decode

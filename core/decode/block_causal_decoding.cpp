@@ -24,6 +24,7 @@ void BlockCausalDecoding::plan(const Canvas& canvas, ForwardPlan& plan) {
   plan.reconsidered = false;
   plan.guided = false;
   plan.guidance_scale = 0;
+  extend(plan);
 }
 
 void BlockCausalDecoding::add_rows(const Canvas& canvas, std::vector<int32_t>& rows) const {
@@ -37,6 +38,7 @@ void BlockCausalDecoding::commit(std::span<const RowStats> stats, Canvas& canvas
   }
   write(rows_, stats, canvas);
   ++step_;
+  settle(canvas);
   while (canvas.final_end() >= block_end() && block_end() < canvas.answer_end()) {
     begin_ = block_end();
     step_ = 0;
@@ -46,6 +48,14 @@ void BlockCausalDecoding::commit(std::span<const RowStats> stats, Canvas& canvas
 Progress BlockCausalDecoding::progress() const {
   return {(begin_ - first_begin_) / block_length_, block_begin(), block_end(), step_,
           std::max(block_end(), window_end_)};
+}
+
+CappedBlockCausalDecoding::CappedBlockCausalDecoding(const DecodeRequest& request, const ParamValues& values)
+    : BlockCausalChoice(request), max_steps_(values.integer_or("max_steps_per_block", request.block_length)) {}
+
+int32_t CappedBlockCausalDecoding::choose(std::span<const float> confidences, int32_t* chosen) {
+  const bool last_allowed = step() + int64_t{1} >= max_steps_;
+  return last_allowed ? select::all(static_cast<int32_t>(confidences.size()), chosen) : take(confidences, chosen);
 }
 
 }  // namespace pydllm::decode

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "decode/algorithm.h"
+#include "decode/param_values.h"
 #include "select/select.h"
 
 namespace pydllm::decode {
@@ -32,6 +33,7 @@ class BlockCausalDecoding : public Decoding {
   int32_t window_end() const noexcept { return window_end_; }
   // Forwards done in this block.
   int32_t step() const noexcept { return step_; }
+  std::span<const int32_t> positions() const noexcept { return rows_; }  // of the last plan's rows
 
  private:
   // Where the next window ends: whole blocks, at least the current one. Called once for each plan.
@@ -45,6 +47,10 @@ class BlockCausalDecoding : public Decoding {
   }
   // stats[i] belongs to rows[i]; all are finite.
   virtual void write(std::span<const int32_t> rows, std::span<const RowStats> stats, Canvas& canvas) = 0;
+  // What follows from the writes of a forward.
+  virtual void settle(Canvas& /*canvas*/) {}
+  // Adds what this algorithm wants of the forward beyond its rows.
+  virtual void extend(ForwardPlan& /*plan*/) const {}
 
   int32_t block_length_;
   int32_t first_begin_;
@@ -89,6 +95,20 @@ class BlockCausalChoice : public BlockCausalDecoding {
     commit_chosen(rows, stats, canvas,
                   [this](auto confidences, int32_t* chosen) { return choose(confidences, chosen); });
   }
+};
+
+// A rule that takes as many rows as pass, with a cap on the forwards of a block: the last allowed one takes every row.
+class CappedBlockCausalDecoding : public BlockCausalChoice {
+ protected:
+  // `values` needs max_steps_per_block in its table.
+  CappedBlockCausalDecoding(const DecodeRequest& request, const ParamValues& values);
+
+ private:
+  // Like choose(), for every forward but the last allowed one; at least one row.
+  virtual int32_t take(std::span<const float> ranks, int32_t* chosen) const = 0;
+  int32_t choose(std::span<const float> confidences, int32_t* chosen) final;
+
+  int64_t max_steps_;
 };
 
 }  // namespace pydllm::decode

@@ -22,7 +22,8 @@ enum class WindowCache : uint8_t {
   kDual,    // the block
 };
 
-// Parameters with one meaning in every block-wise algorithm.
+// Parameters with one meaning in every block-wise algorithm. A block-causal model has its block length, pages that are
+// exact without a window, and no remasking in the originals.
 inline constexpr ParamSpec kBlockLengthParam = {
     .name = "block_length",
     .alias = "",
@@ -30,7 +31,8 @@ inline constexpr ParamSpec kBlockLengthParam = {
     .default_value = "32",
     .minimum = 1,
     .maximum = 1e6,
-    .help = "tokens denoised together; more than max_tokens means one block"};
+    .help = "tokens denoised together; more than max_tokens means one block",
+    .attention = AttentionKind::kFull};
 
 inline constexpr ParamSpec kMaxStepsPerBlockParam = {
     .name = "max_steps_per_block",
@@ -48,7 +50,8 @@ inline constexpr ParamSpec kRemaskingParam = {
     .type = ParamType::kChoice,
     .default_value = "low_confidence",
     .choices = kRemaskingChoices,
-    .help = "rank positions by what the model says, or by a uniform draw in its place"};
+    .help = "rank positions by what the model says, or by a uniform draw in its place",
+    .attention = AttentionKind::kFull};
 
 inline constexpr std::string_view kCacheChoices[] = {"none", "prefix", "dual"};
 inline constexpr ParamSpec kCacheParam = {
@@ -57,7 +60,8 @@ inline constexpr ParamSpec kCacheParam = {
     .type = ParamType::kChoice,
     .default_value = "none",
     .choices = kCacheChoices,
-    .help = "after a block's first step feed everything, the block and what follows it, or the block alone"};
+    .help = "after a block's first step feed everything, the block and what follows it, or the block alone",
+    .attention = AttentionKind::kFull};
 
 // How many of the answer's positions [begin, end) hold a token that is to be generated.
 int32_t tokens_to_generate(const DecodeRequest& request, int32_t begin, int32_t end);

@@ -5,7 +5,7 @@
 #include <map>
 
 #include "decode/algorithms.h"
-#include "decode/block_decoding.h"
+#include "decode/either_walk.h"
 #include "select/select.h"
 
 namespace pydllm::decode {
@@ -55,10 +55,11 @@ struct TokenCredit {
   float credit = 0;
 };
 
-class Credit final : public CappedBlockDecoding {
+template <class Walk>
+class Credit final : public Walk {
  public:
   Credit(const DecodeRequest& request, const ParamValues& values)
-      : CappedBlockDecoding(request, values),
+      : Walk(request, values),
         threshold_(static_cast<float>(values.number("confidence_threshold"))),
         alpha_(static_cast<float>(values.number("credit_alpha"))),
         gamma_(static_cast<float>(values.number("boost_gamma"))),
@@ -66,7 +67,7 @@ class Credit final : public CappedBlockDecoding {
 
   // Credit comes from the model's own statistics and counts in the same step.
   void reconsider(size_t row, const RowStats& stats, std::vector<LogitEdit>& edits) override {
-    std::vector<TokenCredit>& credits = credits_[positions()[row]];
+    std::vector<TokenCredit>& credits = credits_[this->positions()[row]];
     for (TokenCredit& token : credits) token.credit *= beta_;
     auto best = std::ranges::lower_bound(credits, stats.top1, {}, &TokenCredit::id);
     if (best == credits.end() || best->id != stats.top1) best = credits.insert(best, {.id = stats.top1});
@@ -94,7 +95,7 @@ class Credit final : public CappedBlockDecoding {
 };
 
 std::unique_ptr<Decoding> begin(const DecodeRequest& request) {
-  return std::make_unique<Credit>(request, ParamValues(request, kParams));
+  return begin_on_walk<Credit>(request, kParams);
 }
 
 }  // namespace
@@ -105,6 +106,7 @@ constinit const Algorithm kCredit = {
     .params = kParams,
     .summary = "near_max on logits to which each position's earlier predictions add, with decay",
     .source = "dInfer (arXiv 2510.08666), CreditThreshold decoder",
+    .attention = kEitherAttention,
     .begin = begin,
 };
 

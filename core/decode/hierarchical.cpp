@@ -1,6 +1,6 @@
 // dInfer's hierarchical decoder: the surest position of every gap, so that gaps are halved like intervals.
 #include "decode/algorithms.h"
-#include "decode/block_decoding.h"
+#include "decode/either_walk.h"
 #include "select/select.h"
 
 namespace pydllm::decode {
@@ -29,24 +29,25 @@ constexpr ParamSpec kParams[] = {
     kCacheParam,
 };
 
-class Hierarchical final : public CappedBlockDecoding {
+template <class Walk>
+class Hierarchical final : public Walk {
  public:
   Hierarchical(const DecodeRequest& request, const ParamValues& values)
-      : CappedBlockDecoding(request, values),
+      : Walk(request, values),
         low_(static_cast<float>(values.number("low_threshold"))),
         high_(static_cast<float>(values.number("confidence_threshold"))) {}
 
  private:
   int32_t take(std::span<const float> ranks, int32_t* chosen) const override {
-    return select::segment_maxima(ranks.data(), positions().data(), static_cast<int32_t>(ranks.size()), low_, high_,
-                                  chosen);
+    return select::segment_maxima(ranks.data(), this->positions().data(), static_cast<int32_t>(ranks.size()), low_,
+                                  high_, chosen);
   }
 
   float low_, high_;  // single precision like the confidences
 };
 
 std::unique_ptr<Decoding> begin(const DecodeRequest& request) {
-  return std::make_unique<Hierarchical>(request, ParamValues(request, kParams));
+  return begin_on_walk<Hierarchical>(request, kParams);
 }
 
 }  // namespace
@@ -57,6 +58,7 @@ constinit const Algorithm kHierarchical = {
     .params = kParams,
     .summary = "commits the surest position of every run of masks, so that gaps shrink from the middle",
     .source = "dInfer (arXiv 2510.08666), HierarchyDecoder",
+    .attention = kEitherAttention,
     .begin = begin,
 };
 

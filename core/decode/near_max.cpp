@@ -1,7 +1,7 @@
 // dInfer's threshold decoder: a confidence threshold that falls to just below the best position when nothing reaches
 // it.
 #include "decode/algorithms.h"
-#include "decode/block_decoding.h"
+#include "decode/either_walk.h"
 #include "select/select.h"
 
 namespace pydllm::decode {
@@ -25,10 +25,11 @@ constexpr ParamSpec kParams[] = {
     kCacheParam,
 };
 
-class NearMax final : public CappedBlockDecoding {
+template <class Walk>
+class NearMax final : public Walk {
  public:
   NearMax(const DecodeRequest& request, const ParamValues& values)
-      : CappedBlockDecoding(request, values), threshold_(static_cast<float>(values.number("confidence_threshold"))) {}
+      : Walk(request, values), threshold_(static_cast<float>(values.number("confidence_threshold"))) {}
 
  private:
   int32_t take(std::span<const float> ranks, int32_t* chosen) const override {
@@ -39,7 +40,7 @@ class NearMax final : public CappedBlockDecoding {
 };
 
 std::unique_ptr<Decoding> begin(const DecodeRequest& request) {
-  return std::make_unique<NearMax>(request, ParamValues(request, kParams));
+  return begin_on_walk<NearMax>(request, kParams);
 }
 
 }  // namespace
@@ -50,6 +51,7 @@ constinit const Algorithm kNearMax = {
     .params = kParams,
     .summary = "commits every position that reaches the threshold, or else every one within 1e-5 of the surest",
     .source = "dInfer (arXiv 2510.08666), ThresholdParallelDecoder",
+    .attention = kEitherAttention,
     .begin = begin,
 };
 

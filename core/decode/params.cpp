@@ -32,9 +32,11 @@ std::string joined(std::span<const std::string_view> words) {
   return list;
 }
 
-std::string known_params(const Algorithm& algorithm) {
+std::string known_params(const Algorithm& algorithm, AttentionKind model) {
   std::vector<std::string_view> names;
-  for (const ParamSpec& spec : algorithm.params) names.push_back(spec.name);
+  for (const ParamSpec& spec : algorithm.params) {
+    if (spec.attention.contains(model)) names.push_back(spec.name);
+  }
   return joined(names);
 }
 
@@ -91,22 +93,31 @@ const ParamSpec* find_spec(const Algorithm& algorithm, std::string_view name) {
   return nullptr;
 }
 
-const ParamSpec& spec_for(const Algorithm& algorithm, std::string_view name) {
-  if (const ParamSpec* spec = find_spec(algorithm, name)) return *spec;
-  if (is_typed_param(name)) {
-    throw Unsupported(param_field(name), format(name, ": algorithm ", algorithm.name, " has no such parameter (it has ",
-                                                known_params(algorithm), ")"));
+const ParamSpec& spec_for(const Algorithm& algorithm, AttentionKind model, std::string_view name) {
+  const ParamSpec* spec = find_spec(algorithm, name);
+  if (spec != nullptr && spec->attention.contains(model)) return *spec;
+  const std::string known = known_params(algorithm, model);
+  if (spec != nullptr) {
+    const bool full = model == AttentionKind::kFull;
+    throw Unsupported(param_field(name),
+                      format(name, ": algorithm ", algorithm.name, " has it for models with ",
+                             full ? "block-causal" : "full", " attention only, got it for one with ",
+                             full ? "full" : "block-causal", " attention (where it has ", known, ")"));
   }
-  throw InvalidRequest(param_field(name), format(quoted(name), ": expected a parameter of ", algorithm.name, " (",
-                                                 known_params(algorithm), ")"));
+  if (is_typed_param(name)) {
+    throw Unsupported(param_field(name),
+                      format(name, ": algorithm ", algorithm.name, " has no such parameter (it has ", known, ")"));
+  }
+  throw InvalidRequest(param_field(name),
+                       format(quoted(name), ": expected a parameter of ", algorithm.name, " (", known, ")"));
 }
 
 }  // namespace
 
-ParamMap check_params(const Algorithm& algorithm, const ParamMap& given) {
+ParamMap check_params(const Algorithm& algorithm, AttentionKind model, const ParamMap& given) {
   ParamMap checked;
   for (const auto& [name, value] : given) {
-    const ParamSpec& spec = spec_for(algorithm, name);
+    const ParamSpec& spec = spec_for(algorithm, model, name);
     const bool repeated = std::ranges::any_of(checked, [&](const auto& entry) { return entry.first == spec.name; });
     if (repeated)
       throw InvalidRequest(param_field(name), format(name, ": expected one value, got ", spec.name, " twice"));

@@ -53,4 +53,9 @@ const Algorithm& find_algorithm(std::string_view name) {
   throw InvalidRequest("algorithm", format("algorithm: expected one of ", known_names(), ", got ", quoted(name)));
 }
 
+bool runs_on(const Algorithm& algorithm, AttentionKind model) {
+  const bool masks = algorithm.attention.contains(AttentionKind::kPromptBlockCausal);
+  return algorithm.attention.contains(model) || (masks && model == AttentionKind::kFull);
+}
+
 }  // namespace pydllm::decode

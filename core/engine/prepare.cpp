@@ -189,16 +189,10 @@ const decode::Algorithm& known_algorithm(std::string_view name) {
   }
 }
 
-// Of the model that an algorithm runs on.
-AttentionKind attention_for(const decode::Algorithm& algorithm) {
-  const bool masks = algorithm.attention == AttentionKind::kPromptBlockCausal;
-  return masks ? AttentionKind::kFull : algorithm.attention;
-}
-
 std::vector<std::string_view> algorithms_for(AttentionKind attention) {
   std::vector<std::string_view> names;
   for (const decode::Algorithm* algorithm : decode::algorithms()) {
-    if (attention_for(*algorithm) == attention) names.push_back(algorithm->name);
+    if (decode::runs_on(*algorithm, attention)) names.push_back(algorithm->name);
   }
   return names;
 }
@@ -215,7 +209,7 @@ const decode::Algorithm& runnable_algorithm(const Request& request, const ModelI
 
 void check_sees_behind(const Request& request, const decode::Algorithm& algorithm) {
   const bool fixed = std::ranges::any_of(request.rest, [](int32_t id) { return id >= 0; });
-  if (!fixed || algorithm.attention == AttentionKind::kFull) return;
+  if (!fixed || algorithm.attention.contains(AttentionKind::kFull)) return;
   throw Unsupported("canvas", format("canvas: algorithm ", algorithm.name,
                                      " does not see fixed text behind a hole, expected text and one hole at the end, "
                                      "or an algorithm that sees the whole canvas"));
@@ -247,7 +241,7 @@ decode::ParamMap family_defaults(const decode::Algorithm& algorithm, const Model
     check(spec != algorithm.params.end(), "default of ", model.architecture, ": no parameter ", entry.param);
     params.emplace_back(entry.param, value_of(*spec, entry.value));
   }
-  return decode::check_params(algorithm, params);
+  return decode::check_params(algorithm, model.attention, params);
 }
 
 std::unique_ptr<LiveRequest> make_live(Request request, const decode::Algorithm& algorithm, const ModelInfo& model,
@@ -351,7 +345,7 @@ std::unique_ptr<LiveRequest> prepare(Request request, const ModelInfo& model, co
 
   const decode::Algorithm& algorithm = runnable_algorithm(request, model);
   check_sees_behind(request, algorithm);
-  request.params = decode::check_params(algorithm, request.params);
+  request.params = decode::check_params(algorithm, model.attention, request.params);
   auto live = make_live(std::move(request), algorithm, model, options);
   plan_forward(*live, options.max_batched_tokens);
   check_memory(*live, model, options);

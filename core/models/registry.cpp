@@ -37,12 +37,13 @@ constexpr std::string_view kShiftedFullAttention[] = {"dream",
                                                       "hierarchical",
                                                       "d2f"};
 
-constexpr std::string_view kBlockCausal[] = {"low_confidence", "joint_threshold", "sdar", "multi_block",
-                                             "fast_dllm_v2"};
+constexpr std::string_view kBlockCausal[] = {"low_confidence", "joint_threshold", "sdar",   "multi_block",
+                                             "fast_dllm_v2",   "near_max",        "credit", "hierarchical"};
 
 // Of LLaDA2 from 2.2 on: a checkpoint without the ids of DELETE and SPLIT cannot run the last one.
 constexpr std::string_view kLlada2[] = {"low_confidence", "joint_threshold", "sdar",
-                                        "multi_block",    "fast_dllm_v2",    "levenshtein"};
+                                        "multi_block",    "fast_dllm_v2",    "near_max",
+                                        "credit",         "hierarchical",    "levenshtein"};
 
 // d3LLM decodes Dream by other rules than LLaDA, whose numbers are the algorithms' own.
 constexpr AlgorithmDefault kDreamDefaults[] = {

@@ -145,7 +145,7 @@ def _settings(backend: Backend, options: Mapping[str, Resolved], params: Sequenc
     """What the flags ask, checked as the commands check it."""
     from pydllm.terminal.settings import SettingError, initial, with_algorithm, with_param, with_sampling
 
-    settings = initial(backend.algorithms, backend.default_params)
+    settings = initial(backend.algorithms, backend.default_params, backend.attention)
     try:
         if options["algorithm"].value is not None:
             settings, _ = with_algorithm(settings, options["algorithm"].value)

@@ -11,9 +11,15 @@ if TYPE_CHECKING:
 
     from pydllm import _core
 
+_ATTENTION = {
+    "full": "full attention",
+    "block_causal": "block-causal attention",
+    "prompt_block_causal": "full attention, which it masks",
+}
+
 
 def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001
-    """Prints architectures, then every algorithm with its parameters."""
+    """Prints architectures, then every algorithm with its models and parameters."""
     from pydllm import _core
 
     print("architectures (config.json: architectures)")
@@ -27,9 +33,18 @@ def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001
     for algorithm in _core.algorithms():
         aliases = f" (also {', '.join(algorithm.aliases)})" if algorithm.aliases else ""
         print(f"\n{algorithm.name}{aliases}: {algorithm.summary}\n  from {algorithm.source}")
+        print(f"  for models with {' or '.join(_ATTENTION[kind] for kind in algorithm.attention)}")
         for spec in algorithm.params:
-            print(f"  {spec.name:22} {_range(spec):28} default {spec.default:15} {spec.help}")
+            only = _only(algorithm, spec)
+            print(f"  {spec.name:22} {_range(spec):28} default {spec.default:15} {spec.help}{only}")
     return OK
+
+
+def _only(algorithm: _core.AlgorithmInfo, spec: _core.ParamSpec) -> str:
+    """What to say of a parameter that the algorithm has on some of its models."""
+    if len(algorithm.attention) == 1 or len(spec.attention) == len(algorithm.attention):
+        return ""
+    return f"; {' or '.join(_ATTENTION[kind] for kind in spec.attention)} only"
 
 
 def _range(spec: _core.ParamSpec) -> str:

@@ -23,6 +23,8 @@ class ModelFacts:
     """Limits, special ids and algorithms of a loaded model."""
 
     architecture: str
+    attention: str
+    """ "full" or "block_causal"."""
     vocab_size: int
     max_model_len: int
     mask_token_id: int
@@ -39,12 +41,6 @@ class ModelFacts:
     """Candidates of one request that the waiting queue can hold."""
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     """The checkpoint's, with the engine's options over them."""
-
-    @property
-    def attention(self) -> str:
-        """ "full" or "block_causal": that of every algorithm the model can run."""
-        known = find_algorithm(self.default_algorithm)
-        return "full" if known is None else known.attention
 
     @property
     def edits(self) -> bool:
@@ -68,8 +64,12 @@ class ModelFacts:
         return {
             (name, spec.name): _default_in_words(self, name, spec)
             for name in self.algorithms
-            for spec in known[name].params
+            for spec in self.params_of(known[name])
         }
+
+    def params_of(self, algorithm: _core.AlgorithmInfo) -> list[_core.ParamSpec]:
+        """The parameters that the algorithm has on this model."""
+        return [spec for spec in algorithm.params if self.attention in spec.attention]
 
 
 def find_algorithm(name: str) -> _core.AlgorithmInfo | None:

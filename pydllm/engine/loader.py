@@ -122,12 +122,14 @@ def _facts(checkpoint: Checkpoint, config: EngineConfig) -> ModelFacts:
         raise CheckpointError(f"config.json: architectures: expected one of {names}, got {checkpoint.architecture}")
     can_run = _algorithms(architecture, checkpoint)
     default = _default_algorithm(architecture.name, can_run, config.algorithm)
+    attention = "block_causal" if checkpoint.block_length else "full"
     defaults = checkpoint.generation_defaults
     block_length = checkpoint.block_length or config.block_length
     if block_length is not None:
         defaults = dataclasses.replace(defaults, block_length=block_length)
     return ModelFacts(
         architecture=checkpoint.architecture,
+        attention=attention,
         vocab_size=checkpoint.vocab_size,
         max_model_len=_max_model_len(checkpoint, config),
         mask_token_id=checkpoint.mask_token_id,
@@ -135,7 +137,7 @@ def _facts(checkpoint: Checkpoint, config: EngineConfig) -> ModelFacts:
         eos_token_ids=checkpoint.eos_token_ids,
         default_algorithm=default,
         algorithms=(default, *(name for name in can_run if name != default)),
-        algorithm_params=_algorithm_params(default, config),
+        algorithm_params=_algorithm_params(default, attention, config),
         max_candidates=min(MAX_CANDIDATES, config.max_waiting_requests),
         defaults=defaults,
     )
@@ -166,10 +168,10 @@ def _default_algorithm(architecture: str, can_run: list[str], wanted: str) -> st
     return known.name
 
 
-def _algorithm_params(algorithm: str, config: EngineConfig) -> dict[str, ParamScalar]:
+def _algorithm_params(algorithm: str, attention: str, config: EngineConfig) -> dict[str, ParamScalar]:
     """The option's entries under their own names; InvalidRequestError("algorithm_params.NAME") for a wrong one."""
     try:
-        checked = _core.check_params(algorithm, config.algorithm_params)
+        checked = _core.check_params(algorithm, config.algorithm_params, attention=attention)
     except _core.CoreError as error:  # "NAME: what is wrong", with the request's path of the parameter as field
         path = "algorithm_params." + error.field.removeprefix("diffusion.").removeprefix("extra.")
         raise InvalidRequestError(path, f"{path}: {str(error).partition(': ')[2]}") from None

@@ -172,16 +172,16 @@ def _positions(
     prompt, rest = _lay_out(prompt_ids, sampling, facts)
     if all(token is None for token in rest):
         return prompt, len(rest), ()
-    if algorithm.attention == "prompt_block_causal":
-        message = (
-            f"canvas: algorithm {algorithm.name} does not see fixed text behind a hole, expected text and one hole at "
-            "the end, or an algorithm that sees the whole canvas"
-        )
-        raise UnsupportedError("canvas", message)
-    if algorithm.attention != "full":
+    if facts.attention != "full":
         message = (
             f"canvas: {facts.architecture} is block-causal and cannot see fixed text behind a hole, expected text and "
             "one hole at the end, or a model with full attention"
+        )
+        raise UnsupportedError("canvas", message)
+    if "full" not in algorithm.attention:
+        message = (
+            f"canvas: algorithm {algorithm.name} does not see fixed text behind a hole, expected text and one hole at "
+            "the end, or an algorithm that sees the whole canvas"
         )
         raise UnsupportedError("canvas", message)
     last = max(place for place, token in enumerate(rest) if token is None)
@@ -247,9 +247,9 @@ def _algorithm_params(
 
 def _holds_anyway(algorithm: _core.AlgorithmInfo, name: str, value: ParamScalar, facts: ModelFacts) -> bool:
     """Whether the value says what an algorithm without this parameter does."""
-    if any(spec.name == name for spec in algorithm.params):
+    if any(spec.name == name for spec in facts.params_of(algorithm)):
         return False
-    if name == "block_length" and algorithm.attention == "block_causal":
+    if name == "block_length" and facts.attention == "block_causal":
         return _is_the_models_block(value, facts)
     return (name, value) in NEUTRAL
 
@@ -273,5 +273,7 @@ def _suggested_params(
         suggested |= facts.algorithm_params
     if given.get("cache", suggested.get("cache")) != suggested.get("cache"):  # parameters of another cache
         suggested = {name: value for name, value in suggested.items() if not name.startswith("cache_")}
-    open_names = {spec.name for spec in algorithm.params if spec.name not in given and spec.alias not in given}
+    open_names = {
+        spec.name for spec in facts.params_of(algorithm) if spec.name not in given and spec.alias not in given
+    }
     return {name: value for name, value in suggested.items() if name in open_names}

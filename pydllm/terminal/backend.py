@@ -31,6 +31,10 @@ class Backend(Protocol):
         """What a parameter of an algorithm is when it is not set, in words, by (algorithm, parameter)."""
 
     @property
+    def attention(self) -> str:
+        """The model's, "full" or "block_causal": some algorithms have other parameters on the one than on the other."""
+
+    @property
     def block_length(self) -> int:
         """The default length of a block, 0 when unknown."""
 

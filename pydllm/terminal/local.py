@@ -27,6 +27,7 @@ class LocalBackend:
         self.algorithms = llm.algorithms
         facts = llm.engine.facts
         self.default_params = facts.default_params
+        self.attention = facts.attention
         self.block_length = facts.defaults.block_length or 0
         self.embedded = embedded
         self._llm = llm

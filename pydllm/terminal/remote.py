@@ -85,6 +85,7 @@ class RemoteBackend:
         self.default_params = {
             (str(one.algorithm), str(one.name)): str(one.default_value) for one in info.diffusion.params
         }
+        self.attention = "block_causal" if info.diffusion.attention_pattern == "block_causal" else "full"
         self.block_length = int(info.diffusion.default_block_length)
         self.embedded = str(info.source).startswith(_EMBEDDED)
         self._has_chat_template = bool(info.has_chat_template)

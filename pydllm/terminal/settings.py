@@ -37,6 +37,8 @@ class Settings:
     """Canonical names of what the model can run, the default first."""
     defaults: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """The model's, by (algorithm, parameter); the algorithm's own where it says nothing."""
+    attention: str = "full"
+    """The model's, "full" or "block_causal"."""
     params: Mapping[str, ParamScalar] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
     system: str = ""
@@ -52,9 +54,11 @@ class Settings:
         return DiffusionParams(algorithm=self.algorithm, **fields, extra=extra)  # type: ignore[arg-type]
 
 
-def initial(algorithms: Sequence[str], defaults: Mapping[tuple[str, str], str] | None = None) -> Settings:
+def initial(
+    algorithms: Sequence[str], defaults: Mapping[tuple[str, str], str] | None = None, attention: str = "full"
+) -> Settings:
     """The model's defaults."""
-    return Settings(algorithms[0] if algorithms else "", tuple(algorithms), defaults or {})
+    return Settings(algorithms[0] if algorithms else "", tuple(algorithms), defaults or {}, attention)
 
 
 def with_algorithm(settings: Settings, name: str) -> tuple[Settings, list[str]]:
@@ -62,7 +66,7 @@ def with_algorithm(settings: Settings, name: str) -> tuple[Settings, list[str]]:
     chosen = next((known.name for known in _core.algorithms() if name in known.aliases), name)
     if chosen not in settings.algorithms:
         raise SettingError(f"algorithm: expected one of {', '.join(settings.algorithms)}, got {name!r}")
-    known = _specs(chosen)
+    known = _specs(replace(settings, algorithm=chosen))
     lost = [] if known is None else [key for key in settings.params if key not in (*known, *_REQUEST_LIMITS)]
     params = {key: value for key, value in settings.params.items() if key not in lost}
     return replace(settings, algorithm=chosen, params=params), lost
@@ -71,9 +75,9 @@ def with_algorithm(settings: Settings, name: str) -> tuple[Settings, list[str]]:
 def with_param(settings: Settings, name: str, value: ParamScalar) -> Settings:
     """A parameter of the algorithm, checked against the registry of this build where that knows the algorithm."""
     if value == UNSET:
-        gone = _own_name(settings.algorithm, name)
+        gone = _own_name(settings, name)
         return replace(settings, params={key: kept for key, kept in settings.params.items() if key != gone})
-    changed = replace(settings, params={**settings.params, **_checked(settings.algorithm, name, value)})
+    changed = replace(settings, params={**settings.params, **_checked(settings, name, value)})
     try:
         changed.diffusion_params()
     except InvalidRequestError as error:
@@ -94,7 +98,7 @@ def with_sampling(settings: Settings, name: str, value: ParamScalar) -> Settings
 
 def one_of(settings: Settings, names: Sequence[str]) -> str:
     """Which of these parameters the algorithm has."""
-    known = _specs(settings.algorithm)
+    known = _specs(settings)
     for name in names:
         if known is None or name in known:
             return name
@@ -103,7 +107,7 @@ def one_of(settings: Settings, names: Sequence[str]) -> str:
 
 def names(settings: Settings) -> tuple[str, ...]:
     """Parameters that can be set now."""
-    return (*(_specs(settings.algorithm) or ()), *_REQUEST_LIMITS)
+    return (*(_specs(settings) or ()), *_REQUEST_LIMITS)
 
 
 def scalar(written: str) -> ParamScalar:
@@ -138,32 +142,32 @@ def default_block_length(settings: Settings) -> int:
 
 def _defaults(settings: Settings) -> dict[str, str]:
     """Of the algorithm's parameters: the model's, else the algorithm's own."""
-    own = {name: spec.default for name, spec in (_specs(settings.algorithm) or {}).items()}
+    own = {name: spec.default for name, spec in (_specs(settings) or {}).items()}
     models = {name: value for (algorithm, name), value in settings.defaults.items() if algorithm == settings.algorithm}
     return own | models
 
 
-def _specs(algorithm: str) -> dict[str, _core.ParamSpec] | None:
-    """The algorithm's parameters; None for an algorithm that this build does not know (a server's own)."""
-    found = next((known for known in _core.algorithms() if known.name == algorithm), None)
-    return None if found is None else {spec.name: spec for spec in found.params}
+def _specs(settings: Settings) -> dict[str, _core.ParamSpec] | None:
+    """The algorithm's parameters on this model; None for one that this build does not know (a server's own)."""
+    found = next((known for known in _core.algorithms() if known.name == settings.algorithm), None)
+    return None if found is None else {spec.name: spec for spec in found.params if settings.attention in spec.attention}
 
 
-def _own_name(algorithm: str, name: str) -> str:
+def _own_name(settings: Settings, name: str) -> str:
     """The parameter's name, of that or an alias."""
-    specs = _specs(algorithm)
+    specs = _specs(settings)
     if specs is None or name in specs or name in _REQUEST_LIMITS:
         return name
     found = next((spec.name for spec in specs.values() if spec.alias == name), None)
     if found is None:
-        raise SettingError(f"{name}: expected a parameter of {algorithm} ({', '.join(specs)})")
+        raise SettingError(f"{name}: expected a parameter of {settings.algorithm} ({', '.join(specs)})")
     return found
 
 
-def _checked(algorithm: str, name: str, value: ParamScalar) -> dict[str, ParamScalar]:
-    if name in _REQUEST_LIMITS or _specs(algorithm) is None:
+def _checked(settings: Settings, name: str, value: ParamScalar) -> dict[str, ParamScalar]:
+    if name in _REQUEST_LIMITS or _specs(settings) is None:
         return {name: value}
     try:
-        return _core.check_params(algorithm, {name: value})
+        return _core.check_params(settings.algorithm, {name: value}, attention=settings.attention)
     except _core.CoreError as error:
         raise SettingError(str(error)) from None

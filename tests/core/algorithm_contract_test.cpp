@@ -24,9 +24,8 @@ bool may_idle(std::string_view name) {
 bool moves_slots(const Algorithm& algorithm) {
   return algorithm.name == "levenshtein";
 }
-bool has_blocks(const Algorithm& algorithm) {
-  if (algorithm.attention == AttentionKind::kBlockCausal) return true;
-  return std::ranges::find(algorithm.params, "block_length", &ParamSpec::name) != algorithm.params.end();
+bool has_blocks(const OnModel& on) {
+  return on.block_causal() || on.has_param("block_length");
 }
 
 constexpr int32_t kVocab = 7;
@@ -65,19 +64,21 @@ bool needs_cache(std::string_view name, const ParamMap& params) {
   });
 }
 
-Case random_case(const Algorithm& algorithm, int32_t max_tokens, int64_t block_length, uint64_t seed) {
+Case random_case(const OnModel& on, int32_t max_tokens, int64_t block_length, uint64_t seed) {
   Case out;
   out.seed = seed;
-  out.block_length = has_blocks(algorithm) ? block_length : max_tokens;
+  out.block_length = has_blocks(on) ? block_length : max_tokens;
   out.levels = 1 + mixed(seed, 1) % 12;
   // The prompt holds mask ids: they are data.
   out.request = {.prompt = std::vector<int32_t>(mixed(seed, 2) % 5, kMask),
                  .max_tokens = max_tokens,
                  .mask_id = kMask,
                  .seed = seed,
-                 .block_length = static_cast<int32_t>(block_length)};
-  for (size_t i = 0; i < algorithm.params.size(); ++i) {
-    const ParamSpec& spec = algorithm.params[i];
+                 .block_length = static_cast<int32_t>(block_length),
+                 .attention = on.attention};
+  for (size_t i = 0; i < on.algorithm->params.size(); ++i) {
+    const ParamSpec& spec = on.algorithm->params[i];
+    if (!spec.attention.contains(on.attention)) continue;
     const uint64_t bits = mixed(seed, 3, i);
     const bool by_alias = !spec.alias.empty() && bits % 3 == 0;
     const std::string name(by_alias ? spec.alias : spec.name);
@@ -105,7 +106,7 @@ std::string text(const Driver& driver, std::string_view name, std::string fallba
 }
 
 bool is_block_causal(const Driver& driver) {
-  return driver.algorithm.attention == AttentionKind::kBlockCausal;
+  return driver.attention == AttentionKind::kBlockCausal;
 }
 
 // The expectations about where a request stands, from the request alone. Blocks of a block-causal model are aligned to
@@ -164,7 +165,7 @@ void expect_plan_is_legal(const Driver& driver, const Blocks& blocks, const Prog
   const ForwardPlan& plan = driver.plan;
   EXPECT_EQ(driver.canvas.length(), blocks.canvas);
   const std::string cache = text(driver, "cache", "none");
-  const bool own_blocks = driver.algorithm.attention == AttentionKind::kPromptBlockCausal;
+  const bool own_blocks = driver.algorithm.attention.contains(AttentionKind::kPromptBlockCausal);
   EXPECT_EQ(plan.block_length, own_blocks ? blocks.length : 0);
   if (cache == "delayed") {
     expect_window_is_a_tail(driver, blocks, progress);
@@ -298,24 +299,24 @@ bool too_few_steps(const Case& c) {
 
 // Every remainder of max_tokens modulo the block length, blocks longer than the request included.
 template <class Body>
-void for_random_cases(const Algorithm& algorithm, Body body) {
+void for_random_cases(const OnModel& on, Body body) {
   for (int64_t block_length = 1; block_length <= 9; ++block_length) {
     for (int32_t max_tokens = 1; max_tokens <= 28; ++max_tokens) {
       for (uint64_t variant = 0; variant < 6; ++variant) {
         const uint64_t seed = mixed(static_cast<uint64_t>(block_length), static_cast<uint64_t>(max_tokens), variant);
-        body(random_case(algorithm, max_tokens, block_length, seed));
+        body(random_case(on, max_tokens, block_length, seed));
         if (::testing::Test::HasFailure()) return;
       }
     }
   }
 }
 
-class EveryAlgorithm : public ::testing::TestWithParam<const Algorithm*> {};
+class EveryAlgorithm : public ::testing::TestWithParam<OnModel> {};
 
 TEST_P(EveryAlgorithm, EndsProgressesAndWritesOnlyWhereItMay) {
-  const Algorithm& algorithm = *GetParam();
+  const Algorithm& algorithm = *GetParam().algorithm;
   int traces = 0;
-  for_random_cases(algorithm, [&](const Case& c) {
+  for_random_cases(GetParam(), [&](const Case& c) {
     if (too_few_steps(c)) {
       EXPECT_THROW(Driver(c.request, algorithm.name, c.params), InvalidRequest);
       return;
@@ -336,10 +337,10 @@ TEST_P(EveryAlgorithm, EndsProgressesAndWritesOnlyWhereItMay) {
 
 // Interleaved requests of one algorithm do what they do alone.
 TEST_P(EveryAlgorithm, RequestsShareNoState) {
-  const Algorithm& algorithm = *GetParam();
+  const Algorithm& algorithm = *GetParam().algorithm;
   std::vector<Case> cases;
   for (uint64_t i = 0; i < 8; ++i) {
-    cases.push_back(random_case(algorithm, 9 + static_cast<int32_t>(i), 4, 100 + i));
+    cases.push_back(random_case(GetParam(), 9 + static_cast<int32_t>(i), 4, 100 + i));
     std::erase_if(cases.back().params, [](const auto& param) { return param.first == "steps"; });
   }
   std::vector<std::vector<std::vector<int32_t>>> alone;
@@ -423,7 +424,7 @@ void expect_holes_are_filled(Driver& driver, const Case& c) {
 std::vector<const Algorithm*> full_attention_algorithms() {
   std::vector<const Algorithm*> out;
   for (const Algorithm* algorithm : algorithms()) {
-    if (algorithm->attention == AttentionKind::kFull) out.push_back(algorithm);
+    if (algorithm->attention.contains(AttentionKind::kFull)) out.push_back(algorithm);
   }
   return out;
 }
@@ -433,7 +434,7 @@ class EveryFullAttentionAlgorithm : public ::testing::TestWithParam<const Algori
 TEST_P(EveryFullAttentionAlgorithm, FillsHolesAndWritesNowhereElse) {
   const Algorithm& algorithm = *GetParam();
   int traces = 0;
-  for_random_cases(algorithm, [&](Case c) {
+  for_random_cases({&algorithm, AttentionKind::kFull}, [&](Case c) {
     c.request.rest = random_rest(c.request.max_tokens, c.seed);
     SCOPED_TRACE(::testing::Message() << "block_length " << c.block_length << ", answer " << c.request.max_tokens
                                       << ", seed " << c.seed);
@@ -455,8 +456,8 @@ TEST_P(EveryFullAttentionAlgorithm, FillsHolesAndWritesNowhereElse) {
   EXPECT_GT(traces, 1000);
 }
 
-INSTANTIATE_TEST_SUITE_P(Registry, EveryAlgorithm, ::testing::ValuesIn(algorithms().begin(), algorithms().end()),
-                         [](const auto& tested) { return std::string(tested.param->name); });
+INSTANTIATE_TEST_SUITE_P(Registry, EveryAlgorithm, ::testing::ValuesIn(algorithms_on_models()),
+                         [](const auto& tested) { return tested.param.name(); });
 
 INSTANTIATE_TEST_SUITE_P(Registry, EveryFullAttentionAlgorithm, ::testing::ValuesIn(full_attention_algorithms()),
                          [](const auto& tested) { return std::string(tested.param->name); });

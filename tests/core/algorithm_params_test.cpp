@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <optional>
 #include <set>
 #include <sstream>
 
@@ -31,9 +32,10 @@ std::string field_of(std::string_view name) {
 
 // The one error that checking these parameters gives.
 template <class Expected>
-Expected refusal(std::string_view algorithm, const ParamMap& params) {
+Expected refusal(std::string_view algorithm, const ParamMap& params, std::optional<AttentionKind> attention = {}) {
   try {
-    check_params(find_algorithm(algorithm), params);
+    const Algorithm& found = find_algorithm(algorithm);
+    check_params(found, attention.value_or(first_attention(found)), params);
   } catch (const Expected& error) {
     return error;
   }
@@ -41,14 +43,20 @@ Expected refusal(std::string_view algorithm, const ParamMap& params) {
   return Expected("", "");
 }
 
+// On every kind of model.
 template <class Body>
 void for_every_param(Body body) {
-  for (const Algorithm* algorithm : algorithms()) {
-    for (const ParamSpec& spec : algorithm->params) {
-      SCOPED_TRACE(format(algorithm->name, ".", spec.name));
-      body(*algorithm, spec);
+  for (const OnModel& on : algorithms_on_models()) {
+    for (const ParamSpec& spec : on.algorithm->params) {
+      if (!spec.attention.contains(on.attention)) continue;
+      SCOPED_TRACE(format(on.name(), ".", spec.name));
+      body(on, spec);
     }
   }
+}
+
+ParamMap checked(const OnModel& on, const ParamMap& params) {
+  return check_params(*on.algorithm, on.attention, params);
 }
 
 bool is_number(const ParamSpec& spec) {
@@ -122,10 +130,10 @@ TEST(AlgorithmTables, UnknownAlgorithmListsTheKnownOnes) {
 }
 
 TEST(AlgorithmTables, DeclarationsAreSound) {
-  std::set<std::pair<std::string_view, std::string_view>> names;
-  for_every_param([&](const Algorithm& algorithm, const ParamSpec& spec) {
-    EXPECT_TRUE(names.insert({algorithm.name, spec.name}).second);
-    EXPECT_TRUE(spec.alias.empty() || names.insert({algorithm.name, spec.alias}).second);
+  std::set<std::pair<std::string, std::string_view>> names;
+  for_every_param([&](const OnModel& on, const ParamSpec& spec) {
+    EXPECT_TRUE(names.insert({on.name(), spec.name}).second);
+    EXPECT_TRUE(spec.alias.empty() || names.insert({on.name(), spec.alias}).second);
     EXPECT_FALSE(spec.help.empty());
     EXPECT_EQ(spec.choices.empty(), spec.type != ParamType::kChoice);
     EXPECT_TRUE(!is_number(spec) || spec.minimum < spec.maximum);
@@ -133,11 +141,11 @@ TEST(AlgorithmTables, DeclarationsAreSound) {
 }
 
 TEST(AlgorithmTables, DefaultsAreValuesOfTheirRange) {
-  for_every_param([](const Algorithm& algorithm, const ParamSpec& spec) {
+  for_every_param([](const OnModel& on, const ParamSpec& spec) {
     if (spec.type == ParamType::kChoice) {
-      EXPECT_NO_THROW(check_params(algorithm, {{std::string(spec.name), std::string(spec.default_value)}}));
+      EXPECT_NO_THROW(checked(on, {{std::string(spec.name), std::string(spec.default_value)}}));
     } else if (is_number(spec) && std::isdigit(static_cast<unsigned char>(spec.default_value.front())) != 0) {
-      EXPECT_NO_THROW(check_params(algorithm, {{std::string(spec.name), std::stod(std::string(spec.default_value))}}));
+      EXPECT_NO_THROW(checked(on, {{std::string(spec.name), std::stod(std::string(spec.default_value))}}));
     } else if (spec.type == ParamType::kBool) {
       EXPECT_TRUE(spec.default_value == "true" || spec.default_value == "false") << spec.default_value;
     } else {
@@ -155,10 +163,11 @@ ParamMap with_company(const ParamSpec& spec, ParamMap params) {
 }
 
 // What a request does from its first plan to its last write, as text.
-std::string behaviour(const Algorithm& algorithm, const ParamMap& params) {
+std::string behaviour(const OnModel& on, const ParamMap& params) {
   std::ostringstream out;
   for (const uint64_t levels : {100, 1000}) {  // with ties and nearly without
-    Driver driver({.max_tokens = 70, .mask_id = 9, .block_length = 32}, algorithm.name, params);
+    Driver driver({.max_tokens = 70, .mask_id = 9, .block_length = 32, .attention = on.attention}, on.algorithm->name,
+                  params);
     const StatsOf stats = random_stats(4, levels, 9);
     while (!driver.done() && driver.forwards < 1000) {
       driver.step(stats);
@@ -177,12 +186,12 @@ bool is_without_effect(const Algorithm& algorithm, const ParamSpec& spec) {
 }
 
 TEST(AlgorithmTables, EveryParameterChangesWhatHappens) {
-  for_every_param([](const Algorithm& algorithm, const ParamSpec& spec) {
-    if (is_without_effect(algorithm, spec)) return;
+  for_every_param([](const OnModel& on, const ParamSpec& spec) {
+    if (is_without_effect(*on.algorithm, spec)) return;
     std::set<std::string> seen;
     for (const ParamValue& value : sample_values(spec)) {
       try {
-        seen.insert(behaviour(algorithm, with_company(spec, {{std::string(spec.name), value}})));
+        seen.insert(behaviour(on, with_company(spec, {{std::string(spec.name), value}})));
       } catch (const InvalidRequest& error) {
         EXPECT_EQ(error.field(), "diffusion.extra.steps");
       }
@@ -192,17 +201,16 @@ TEST(AlgorithmTables, EveryParameterChangesWhatHappens) {
 }
 
 TEST(AlgorithmTables, AliasesMeanTheSame) {
-  for_every_param([](const Algorithm& algorithm, const ParamSpec& spec) {
+  for_every_param([](const OnModel& on, const ParamSpec& spec) {
     if (spec.alias.empty()) return;
     for (const ParamValue& value : sample_values(spec)) {
-      EXPECT_EQ(check_params(algorithm, {{std::string(spec.alias), value}}),
-                check_params(algorithm, {{std::string(spec.name), value}}));
+      EXPECT_EQ(checked(on, {{std::string(spec.alias), value}}), checked(on, {{std::string(spec.name), value}}));
     }
   });
 }
 
 TEST(AlgorithmTables, DeclaredDefaultsAreTheRealOnes) {
-  for_every_param([](const Algorithm& algorithm, const ParamSpec& spec) {
+  for_every_param([](const OnModel& on, const ParamSpec& spec) {
     ParamValue value;
     if (spec.default_value == "max_tokens") {
       value = int64_t{70};
@@ -215,8 +223,8 @@ TEST(AlgorithmTables, DeclaredDefaultsAreTheRealOnes) {
     } else {
       value = std::stod(std::string(spec.default_value));
     }
-    EXPECT_EQ(behaviour(algorithm, with_company(spec, {{std::string(spec.name), value}})),
-              behaviour(algorithm, with_company(spec, {})));
+    EXPECT_EQ(behaviour(on, with_company(spec, {{std::string(spec.name), value}})),
+              behaviour(on, with_company(spec, {})));
   });
 }
 
@@ -234,11 +242,11 @@ TEST(AlgorithmTables, ParametersOfTheDelayedCacheAreRefusedWithoutIt) {
 }
 
 TEST(CheckParams, EveryValueOutOfRangeIsRefusedByName) {
-  for_every_param([](const Algorithm& algorithm, const ParamSpec& spec) {
+  for_every_param([](const OnModel& on, const ParamSpec& spec) {
     for (const ParamValue& value : bad_values(spec)) {
       for (const std::string_view name : {spec.name, spec.alias}) {
         if (name.empty()) continue;
-        const auto error = refusal<InvalidRequest>(algorithm.name, {{std::string(name), value}});
+        const auto error = refusal<InvalidRequest>(on.algorithm->name, {{std::string(name), value}}, on.attention);
         EXPECT_EQ(error.field(), field_of(name));
         EXPECT_EQ(std::string_view(error.what()).substr(0, name.size() + 11), format(name, ": expected "))
             << error.what();
@@ -249,20 +257,20 @@ TEST(CheckParams, EveryValueOutOfRangeIsRefusedByName) {
 }
 
 TEST(CheckParams, BothEndsOfARangeAreAccepted) {
-  for_every_param([](const Algorithm& algorithm, const ParamSpec& spec) {
+  for_every_param([](const OnModel& on, const ParamSpec& spec) {
     if (!is_number(spec)) return;
-    EXPECT_NO_THROW(check_params(algorithm, {{std::string(spec.name), spec.minimum}}));
-    EXPECT_NO_THROW(check_params(algorithm, {{std::string(spec.name), spec.maximum}}));
+    EXPECT_NO_THROW(checked(on, {{std::string(spec.name), spec.minimum}}));
+    EXPECT_NO_THROW(checked(on, {{std::string(spec.name), spec.maximum}}));
   });
 }
 
 TEST(CheckParams, ValuesComeOutInTheTypeOfTheTable) {
   const Algorithm& llada = find_algorithm("llada_schedule");
-  EXPECT_EQ(check_params(llada, {{"steps", 8.0}, {"cfg_scale", int64_t{2}}}),
+  EXPECT_EQ(check_params(llada, AttentionKind::kFull, {{"steps", 8.0}, {"cfg_scale", int64_t{2}}}),
             (ParamMap{{"steps", int64_t{8}}, {"cfg_scale", 2.0}}));
-  EXPECT_EQ(check_params(find_algorithm("fast_dllm"), {{"threshold", int64_t{1}}}),
+  EXPECT_EQ(check_params(find_algorithm("fast_dllm"), AttentionKind::kFull, {{"threshold", int64_t{1}}}),
             (ParamMap{{"confidence_threshold", 1.0}}));
-  EXPECT_TRUE(check_params(llada, {}).empty());
+  EXPECT_TRUE(check_params(llada, AttentionKind::kFull, {}).empty());
 }
 
 TEST(CheckParams, MessagesSayWhatWasExpectedAndWhatCame) {
@@ -292,6 +300,31 @@ TEST(CheckParams, TypedFieldOfAnotherAlgorithmIsUnsupported) {
             "diffusion.confidence_threshold");
   EXPECT_EQ(refusal<Unsupported>("confidence_threshold", {{"cache_refresh_interval", int64_t{4}}}).field(),
             "diffusion.cache_refresh_interval");
+}
+
+TEST(CheckParams, AParameterOfModelsWithOtherAttentionIsUnsupported) {
+  int refused = 0;
+  for (const OnModel& on : algorithms_on_models()) {
+    for (const ParamSpec& spec : on.algorithm->params) {
+      if (spec.attention.contains(on.attention)) continue;
+      for (const ParamValue& value : sample_values(spec)) {
+        const auto error = refusal<Unsupported>(on.algorithm->name, {{std::string(spec.name), value}}, on.attention);
+        EXPECT_EQ(error.field(), field_of(spec.name));
+      }
+      ++refused;
+    }
+  }
+  EXPECT_EQ(refused, 9) << "block_length, remasking and cache of three algorithms";
+  const auto message = [](const char* name) {
+    return std::string(
+        refusal<Unsupported>("near_max", {{name, std::string("dual")}}, AttentionKind::kBlockCausal).what());
+  };
+  for (const char* name : {"cache", "remasking", "block_length"}) {
+    EXPECT_EQ(message(name), format(name,
+                                    ": algorithm near_max has it for models with full attention only, got it for "
+                                    "one with block-causal attention (where it has confidence_threshold, "
+                                    "max_steps_per_block)"));
+  }
 }
 
 TEST(CheckParams, UnknownNamesListTheKnownOnes) {
@@ -331,7 +364,8 @@ std::string trimmed(std::string_view text) {
   return begin == std::string_view::npos ? "" : std::string(text.substr(begin, end - begin + 1));
 }
 
-// Rows of the page's table "| name | type | default | range | ...", cells without backquotes.
+// Rows of the page's table "| name | type | default | range | given as | meaning |", cells without backquotes; of the
+// last one, what it says of models, and not of "given as".
 std::vector<std::vector<std::string>> documented_params(std::istream& page) {
   std::vector<std::vector<std::string>> rows;
   bool inside = false;
@@ -343,6 +377,8 @@ std::vector<std::vector<std::string>> documented_params(std::istream& page) {
     inside = header || (inside && line.starts_with("|"));
     if (inside && !header && !line.starts_with("|-") && !line.starts_with("| -")) {
       rows.emplace_back(cells.begin() + 1, cells.begin() + 5);
+      const std::string kPart = "; full attention only";
+      rows.back().push_back(cells.size() > 6 && cells[6].ends_with(kPart) ? kPart : "");
     }
   }
   return rows;
@@ -379,8 +415,10 @@ TEST(AlgorithmDocs, EveryPageHasTheTableOfTheRegistry) {
     ASSERT_TRUE(page.good()) << "no page";
     std::vector<std::vector<std::string>> expected;
     for (const ParamSpec& spec : algorithm->params) {
-      expected.push_back(
-          {std::string(spec.name), type_text(spec.type), std::string(spec.default_value), range_text(spec)});
+      const bool partly =
+          runs_on(*algorithm, AttentionKind::kBlockCausal) && !spec.attention.contains(AttentionKind::kBlockCausal);
+      expected.push_back({std::string(spec.name), type_text(spec.type), std::string(spec.default_value),
+                          range_text(spec), partly ? "; full attention only" : ""});
     }
     EXPECT_EQ(documented_params(page), expected);
     pages.insert(format(algorithm->name, ".md"));

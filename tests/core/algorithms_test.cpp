@@ -305,7 +305,7 @@ TEST(Decoding, AStalePlanIsOverwritten) {
                    .guided = true,
                    .guidance_scale = 4};
     driver.step(t1);
-    const bool own_blocks = algorithm->attention == AttentionKind::kPromptBlockCausal;
+    const bool own_blocks = algorithm->attention.contains(AttentionKind::kPromptBlockCausal);
     EXPECT_EQ(driver.plan.query_begin, own_blocks ? 1 : 0);
     EXPECT_EQ(driver.plan.query_end, 5);
     EXPECT_EQ(driver.plan.rows, (Tokens{1, 2, 3, 4}));

@@ -36,10 +36,14 @@ Row biased(Row p, std::span<const LogitEdit> edits) {
 
 constexpr int32_t kPrompt = 1;
 
-// A run over tables, one for each forward; the last one stays.
+constexpr AttentionKind kModels[] = {AttentionKind::kFull, AttentionKind::kBlockCausal};
+
+// A run over tables, one for each forward; the last one stays. A block-causal model's block is prompt and answer.
 struct TableRun {
-  TableRun(int32_t max_tokens, int32_t mask, const ParamMap& params, std::vector<Table> given)
-      : driver({.max_tokens = max_tokens, .mask_id = mask}, "credit", params), tables(std::move(given)) {
+  TableRun(AttentionKind model, int32_t max_tokens, int32_t mask, const ParamMap& params, std::vector<Table> given)
+      : driver({.max_tokens = max_tokens, .mask_id = mask, .block_length = kPrompt + max_tokens, .attention = model},
+               "credit", params),
+        tables(std::move(given)) {
     driver.edited = [this, mask](const RowStats&, int32_t position, std::span<const LogitEdit> edits) {
       seen[position] = biased(row(position), edits);
       added[position].assign(edits.begin(), edits.end());
@@ -64,40 +68,47 @@ struct TableRun {
 const Table kExample = {{.70, .20, .09, .01}, {.55, .40, .04, .01}};
 
 TEST(Credit, IsTheOriginalsExample) {
-  TableRun run(2, 3, {{"threshold", .8}}, {kExample});
-  EXPECT_EQ(run.step(), (Offsets{0})) << "nothing reaches .8, so the best";
-  EXPECT_NEAR(run.seen.at(1)[0], .78717, 1e-5);
-  EXPECT_NEAR(run.seen.at(2)[0], .65595, 1e-5);
-  EXPECT_NEAR(std::exp(run.added.at(1)[0].bias / .7f) - 1, .93115, 5e-6);
-  EXPECT_NEAR(std::exp(run.added.at(2)[0].bias / .7f) - 1, .88730, 5e-6);
-  EXPECT_EQ(run.step(), (Offsets{0, 1}));
-  EXPECT_TRUE(run.driver.done());
+  for (const AttentionKind model : kModels) {
+    TableRun run(model, 2, 3, {{"threshold", .8}}, {kExample});
+    EXPECT_EQ(run.step(), (Offsets{0})) << "nothing reaches .8, so the best";
+    EXPECT_NEAR(run.seen.at(1)[0], .78717, 1e-5);
+    EXPECT_NEAR(run.seen.at(2)[0], .65595, 1e-5);
+    EXPECT_NEAR(std::exp(run.added.at(1)[0].bias / .7f) - 1, .93115, 5e-6);
+    EXPECT_NEAR(std::exp(run.added.at(2)[0].bias / .7f) - 1, .88730, 5e-6);
+    EXPECT_EQ(run.step(), (Offsets{0, 1}));
+    EXPECT_TRUE(run.driver.done());
+  }
 }
 
 TEST(Credit, AThresholdThatCreditReachesTakesBoth) {
-  TableRun run(2, 3, {{"confidence_threshold", .65}}, {kExample});
-  EXPECT_EQ(run.step(), (Offsets{0, 1}));
-  TableRun without(2, 3, {{"confidence_threshold", .65}, {"credit_alpha", 0.0}}, {kExample});
-  EXPECT_EQ(without.step(), (Offsets{0}));
+  for (const AttentionKind model : kModels) {
+    TableRun run(model, 2, 3, {{"confidence_threshold", .65}}, {kExample});
+    EXPECT_EQ(run.step(), (Offsets{0, 1}));
+    TableRun without(model, 2, 3, {{"confidence_threshold", .65}, {"credit_alpha", 0.0}}, {kExample});
+    EXPECT_EQ(without.step(), (Offsets{0}));
+  }
 }
 
 // What position 2 was sure of at first wins over what it would say by now.
 TEST(Credit, ATokenOfEarlierStepsCanBeWritten) {
-  const Table first = {{.99, .005, .004, .001}, {.52, .28, .19, .01}},
-              later = {{.99, .005, .004, .001}, {.40, .41, .18, .01}};
-  TableRun run(2, 3, {}, {first, later});
-  EXPECT_EQ(run.step(), (Offsets{0}));
-  EXPECT_EQ(run.step(), (Offsets{0, 1}));
-  EXPECT_EQ(run.driver.canvas.tokens()[2], 1) << "its own best has fresh credit, too";
-  TableRun kept(2, 3, {{"decay_beta", 1.0}, {"boost_gamma", 2.0}}, {first, later});
-  kept.step();
-  kept.step();
-  EXPECT_EQ(kept.driver.canvas.tokens()[2], 0);
+  for (const AttentionKind model : kModels) {
+    const Table first = {{.99, .005, .004, .001}, {.52, .28, .19, .01}},
+                later = {{.99, .005, .004, .001}, {.40, .41, .18, .01}};
+    TableRun run(model, 2, 3, {}, {first, later});
+    EXPECT_EQ(run.step(), (Offsets{0}));
+    EXPECT_EQ(run.step(), (Offsets{0, 1}));
+    EXPECT_EQ(run.driver.canvas.tokens()[2], 1) << "its own best has fresh credit, too";
+    TableRun kept(model, 2, 3, {{"decay_beta", 1.0}, {"boost_gamma", 2.0}}, {first, later});
+    kept.step();
+    kept.step();
+    EXPECT_EQ(kept.driver.canvas.tokens()[2], 0);
+  }
 }
 
 TEST(Credit, EarlierBlocksLeaveNoCredit) {
   const Table table(4, Row{.5, .3, .19, .01});
-  TableRun run(4, 3, {{"block_length", int64_t{2}}, {"max_steps_per_block", int64_t{1}}}, {table});
+  TableRun run(AttentionKind::kFull, 4, 3, {{"block_length", int64_t{2}}, {"max_steps_per_block", int64_t{1}}},
+               {table});
   EXPECT_EQ(run.step(), (Offsets{0, 1}));
   const std::vector<LogitEdit> first = run.added.at(1);
   EXPECT_EQ(run.step(), (Offsets{0, 1, 2, 3}));
@@ -134,38 +145,41 @@ struct Reference {
 };
 
 TEST(Credit, EveryRowIsTheFormulaInFloat64) {
-  constexpr int32_t kTokens = 9, kMaskId = 5;
-  for (uint64_t seed = 0; seed < 40; ++seed) {
-    const double alpha = .35 * static_cast<double>(seed % 4), gamma = .2 + .4 * static_cast<double>(seed % 3),
-                 beta = .25 * static_cast<double>(seed % 5);
-    std::vector<Table> tables;
-    for (int32_t forward = 0; forward < kTokens; ++forward) {
-      Table& table = tables.emplace_back();
-      for (int32_t position = 0; position < kTokens; ++position) table.push_back(random_row(seed, position, forward));
-    }
-    TableRun run(kTokens, kMaskId,
-                 {{"credit_alpha", alpha}, {"boost_gamma", gamma}, {"decay_beta", beta}, {"threshold", .7}}, tables);
-    Reference reference{alpha, gamma, beta, std::vector<Row>(kTokens, Row(6, 0))};
-    for (size_t forward = 0; !run.driver.done(); ++forward) {
-      std::vector<std::pair<int32_t, Row>> expected;
-      for (int32_t i = 0; i < kTokens; ++i) {
-        if (!run.driver.canvas.masked(kPrompt + i)) continue;
-        expected.emplace_back(kPrompt + i,
-                              reference.step(static_cast<size_t>(i), tables[forward][static_cast<size_t>(i)], kMaskId));
+  for (const AttentionKind model : kModels) {
+    constexpr int32_t kTokens = 9, kMaskId = 5;
+    for (uint64_t seed = 0; seed < 40; ++seed) {
+      const double alpha = .35 * static_cast<double>(seed % 4), gamma = .2 + .4 * static_cast<double>(seed % 3),
+                   beta = .25 * static_cast<double>(seed % 5);
+      std::vector<Table> tables;
+      for (int32_t forward = 0; forward < kTokens; ++forward) {
+        Table& table = tables.emplace_back();
+        for (int32_t position = 0; position < kTokens; ++position) table.push_back(random_row(seed, position, forward));
       }
-      run.step();
-      double best = 0;
-      for (const auto& [position, row] : expected) {
-        best = std::max(best, static_cast<double>(stats_of(row, kMaskId).confidence));
-      }
-      for (const auto& [position, row] : expected) {
-        for (size_t id = 0; id < row.size(); ++id) EXPECT_NEAR(run.seen.at(position)[id], row[id], 1e-5);
-        const RowStats stats = stats_of(row, kMaskId);
-        const double bar = std::min(.7, best - 1e-5), confidence = static_cast<double>(stats.confidence);
-        if (std::abs(confidence - bar) < 1e-6) continue;
-        EXPECT_EQ(run.driver.canvas.masked(position), confidence < bar) << "seed " << seed << " position " << position;
-        if (confidence < bar) continue;
-        EXPECT_EQ(run.driver.canvas.tokens()[static_cast<size_t>(position)], stats.token);
+      TableRun run(model, kTokens, kMaskId,
+                   {{"credit_alpha", alpha}, {"boost_gamma", gamma}, {"decay_beta", beta}, {"threshold", .7}}, tables);
+      Reference reference{alpha, gamma, beta, std::vector<Row>(kTokens, Row(6, 0))};
+      for (size_t forward = 0; !run.driver.done(); ++forward) {
+        std::vector<std::pair<int32_t, Row>> expected;
+        for (int32_t i = 0; i < kTokens; ++i) {
+          if (!run.driver.canvas.masked(kPrompt + i)) continue;
+          expected.emplace_back(
+              kPrompt + i, reference.step(static_cast<size_t>(i), tables[forward][static_cast<size_t>(i)], kMaskId));
+        }
+        run.step();
+        double best = 0;
+        for (const auto& [position, row] : expected) {
+          best = std::max(best, static_cast<double>(stats_of(row, kMaskId).confidence));
+        }
+        for (const auto& [position, row] : expected) {
+          for (size_t id = 0; id < row.size(); ++id) EXPECT_NEAR(run.seen.at(position)[id], row[id], 1e-5);
+          const RowStats stats = stats_of(row, kMaskId);
+          const double bar = std::min(.7, best - 1e-5), confidence = static_cast<double>(stats.confidence);
+          if (std::abs(confidence - bar) < 1e-6) continue;
+          EXPECT_EQ(run.driver.canvas.masked(position), confidence < bar)
+              << "seed " << seed << " position " << position;
+          if (confidence < bar) continue;
+          EXPECT_EQ(run.driver.canvas.tokens()[static_cast<size_t>(position)], stats.token);
+        }
       }
     }
   }

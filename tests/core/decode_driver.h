@@ -3,11 +3,13 @@
 
 #include <cmath>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
 
 #include "decode/algorithm.h"
+#include "on_models.h"
 
 namespace pydllm::decode {
 
@@ -16,12 +18,13 @@ struct DriverRequest {
   int32_t max_tokens = 4;
   int32_t mask_id = 3;
   uint64_t seed = 0;
-  int32_t block_length = 5;  // of the model, for an algorithm of block-causal ones
+  int32_t block_length = 5;  // of a block-causal model
   std::vector<int32_t> eos_token_ids = {};
   // Infilling: what follows the prompt, -1 in holes; max_tokens counts for nothing then.
   std::vector<int32_t> rest = {};
   int32_t delete_id = 4;  // control tokens, for an algorithm that edits by them
   int32_t split_id = 5;
+  std::optional<AttentionKind> attention = {};  // of the model; unset: the first kind that the algorithm runs on
 };
 
 using StatsOf = std::function<RowStats(int32_t position, int32_t forward)>;
@@ -58,9 +61,10 @@ inline Canvas make_canvas(const DriverRequest& request, int32_t model_block, Fin
 struct Driver {
   Driver(const DriverRequest& request, std::string_view algorithm_name, const ParamMap& given)
       : algorithm(find_algorithm(algorithm_name)),
-        params(check_params(algorithm, given)),
+        attention(request.attention.value_or(first_attention(algorithm))),
+        params(check_params(algorithm, attention, given)),
         eos_token_ids(request.eos_token_ids),
-        model_block(algorithm.attention == AttentionKind::kBlockCausal ? request.block_length : 0),
+        model_block(attention == AttentionKind::kBlockCausal ? request.block_length : 0),
         canvas(make_canvas(request, model_block, algorithm.finality)),
         decoding(algorithm.begin({.prompt_length = static_cast<int32_t>(request.prompt.size()),
                                   .max_tokens = canvas.answer_end() - canvas.prompt_length(),
@@ -88,6 +92,7 @@ struct Driver {
   }
 
   const Algorithm& algorithm;
+  AttentionKind attention;
   ParamMap params;
   std::vector<int32_t> eos_token_ids;
   int32_t model_block;

@@ -16,7 +16,7 @@ namespace {
 std::vector<const decode::Algorithm*> block_causal_algorithms() {
   std::vector<const decode::Algorithm*> found;
   for (const decode::Algorithm* algorithm : decode::algorithms()) {
-    if (algorithm->attention == AttentionKind::kBlockCausal) found.push_back(algorithm);
+    if (decode::runs_on(*algorithm, AttentionKind::kBlockCausal)) found.push_back(algorithm);
   }
   return found;
 }
@@ -318,7 +318,7 @@ TEST(BlockCausalEngine, AnAlgorithmForOtherAttentionIsRefusedWithTheNamesThatWor
   Client blocks(fake_blocks(4)), full;
   EXPECT_EQ(unsupported([&] { blocks.submit(ask({1}, 2)); })
                 .find("diffusion.algorithm 'confidence_threshold' cannot run "
-                      "on FakeModel, expected one of: low_confidence"),
+                      "on FakeModel, expected one of: near_max, credit, hierarchical, low_confidence"),
             0u);
   EXPECT_EQ(unsupported([&] {
               full.submit(ask({1}, 2, "low_confidence"));

@@ -1,4 +1,4 @@
-// What the engine promises of every registered algorithm, on full-attention and block-causal models, with and without
+// What the engine promises of every registered algorithm, on each kind of model that it runs on, with and without
 // shifted logits: it finishes at every length, also where the model wants the mask; a budget of forwards cuts the same
 // answer short, and so does a deadline; edits are counted.
 #include <gtest/gtest.h>
@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "engine_harness.h"
+#include "on_models.h"
 
 namespace pydllm::engine {
 namespace {
@@ -23,13 +24,14 @@ std::vector<std::pair<int32_t, int32_t>> ends_of(const std::vector<BlockDone>& b
   return ends;
 }
 
-class EveryAlgorithmInTheEngine : public ::testing::TestWithParam<std::tuple<const decode::Algorithm*, bool>> {
+class EveryAlgorithmInTheEngine : public ::testing::TestWithParam<std::tuple<decode::OnModel, bool>> {
  protected:
-  const decode::Algorithm& algorithm() const { return *std::get<0>(GetParam()); }
+  const decode::OnModel& on() const { return std::get<0>(GetParam()); }
+  const decode::Algorithm& algorithm() const { return *on().algorithm; }
 
   Client client(int32_t loved_token = -1, std::function<void(const StepInput&)> on_forward = {}) const {
     fake::Behaviour behaviour;
-    behaviour.block_length = algorithm().attention == AttentionKind::kBlockCausal ? kBlock : 0;
+    behaviour.block_length = on().block_causal() ? kBlock : 0;
     behaviour.logit_shift = std::get<1>(GetParam());
     behaviour.loved_token = loved_token;
     behaviour.on_forward = std::move(on_forward);
@@ -42,9 +44,7 @@ class EveryAlgorithmInTheEngine : public ::testing::TestWithParam<std::tuple<con
   Request request(int32_t prompt, int32_t max_tokens) const {
     Request request =
         ask(std::vector<int32_t>(static_cast<size_t>(prompt), 3), max_tokens, std::string(algorithm().name));
-    const bool blocks =
-        std::ranges::find(algorithm().params, "block_length", &decode::ParamSpec::name) != algorithm().params.end();
-    if (blocks) request.params = {{"block_length", int64_t{kBlock}}};
+    if (on().has_param("block_length")) request.params = {{"block_length", int64_t{kBlock}}};
     return request;
   }
 };
@@ -150,12 +150,9 @@ TEST_P(EveryAlgorithmInTheEngine, EditsAreTheWrittenTokensThatChange) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Registry, EveryAlgorithmInTheEngine,
-                         ::testing::Combine(::testing::ValuesIn(decode::algorithms().begin(),
-                                                                decode::algorithms().end()),
-                                            ::testing::Bool()),
+                         ::testing::Combine(::testing::ValuesIn(decode::algorithms_on_models()), ::testing::Bool()),
                          [](const auto& tested) {
-                           return std::string(std::get<0>(tested.param)->name) +
-                                  (std::get<1>(tested.param) ? "_shifted" : "");
+                           return std::get<0>(tested.param).name() + (std::get<1>(tested.param) ? "_shifted" : "");
                          });
 
 }  // namespace

@@ -144,7 +144,7 @@ Client eager_to_end() {
 TEST(Infill, AHoleWithTextBehindItTakesNoEnd) {
   for (const float temperature : {0.0f, 1.0f}) {
     for (const decode::Algorithm* algorithm : decode::algorithms()) {
-      if (algorithm->attention != AttentionKind::kFull) continue;
+      if (!algorithm->attention.contains(AttentionKind::kFull)) continue;
       Client client = eager_to_end();
       Request request = fill({1}, {kHole, kHole, 9, kHole, kHole, 5}, std::string(algorithm->name));
       request.eos_token_ids = {9};

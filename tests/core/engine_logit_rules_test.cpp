@@ -1,5 +1,5 @@
-// Penalties, logit_bias and min_tokens in the commit path of every algorithm, on full-attention and block-causal
-// models, with and without shifted logits, and that no control token is ever written. The reference makes every written
+// Penalties, logit_bias and min_tokens in the commit path of every algorithm, on each kind of model that it runs
+// on, with and without shifted logits, and that no control token is ever written. The reference makes every written
 // token from the formula in float64.
 #include <gtest/gtest.h>
 
@@ -13,6 +13,7 @@
 
 #include "engine/logit_rules.h"
 #include "engine_harness.h"
+#include "on_models.h"
 
 namespace pydllm::engine {
 namespace {
@@ -20,14 +21,14 @@ namespace {
 constexpr int32_t kVocab = 61;
 constexpr int32_t kBlock = 4;
 
-class RulesOfEveryAlgorithm : public ::testing::TestWithParam<std::tuple<const decode::Algorithm*, bool>> {
+class RulesOfEveryAlgorithm : public ::testing::TestWithParam<std::tuple<decode::OnModel, bool>> {
  protected:
-  const decode::Algorithm& algorithm() const { return *std::get<0>(GetParam()); }
-  bool block_causal() const { return algorithm().attention == AttentionKind::kBlockCausal; }
+  const decode::OnModel& on() const { return std::get<0>(GetParam()); }
+  const decode::Algorithm& algorithm() const { return *on().algorithm; }
 
   fake::Behaviour behaviour() const {
     fake::Behaviour behaviour;
-    behaviour.block_length = block_causal() ? kBlock : 0;
+    behaviour.block_length = on().block_causal() ? kBlock : 0;
     behaviour.logit_shift = std::get<1>(GetParam());
     return behaviour;
   }
@@ -44,9 +45,7 @@ class RulesOfEveryAlgorithm : public ::testing::TestWithParam<std::tuple<const d
     std::vector<int32_t> ids = {7, kMask, 9, 7, 11};
     ids.resize(prompt, 8);
     Request request = ask(ids, max_tokens, std::string(algorithm().name));
-    const bool blocks =
-        std::ranges::find(algorithm().params, "block_length", &decode::ParamSpec::name) != algorithm().params.end();
-    if (blocks) request.params = {{"block_length", int64_t{kBlock}}};
+    if (on().has_param("block_length")) request.params = {{"block_length", int64_t{kBlock}}};
     return request;
   }
 };
@@ -367,13 +366,11 @@ TEST_P(RulesOfEveryAlgorithm, EveryWrittenTokenIsTheBestOfThePenalisedSoftmax) {
   EXPECT_LT(10 * seen.loops, seen.steps);
 }
 
-std::string name_of_case(const ::testing::TestParamInfo<std::tuple<const decode::Algorithm*, bool>>& tested) {
-  return std::string(std::get<0>(tested.param)->name) + (std::get<1>(tested.param) ? "_shifted" : "");
+std::string name_of_case(const ::testing::TestParamInfo<std::tuple<decode::OnModel, bool>>& tested) {
+  return std::get<0>(tested.param).name() + (std::get<1>(tested.param) ? "_shifted" : "");
 }
 INSTANTIATE_TEST_SUITE_P(Registry, RulesOfEveryAlgorithm,
-                         ::testing::Combine(::testing::ValuesIn(decode::algorithms().begin(),
-                                                                decode::algorithms().end()),
-                                            ::testing::Bool()),
+                         ::testing::Combine(::testing::ValuesIn(decode::algorithms_on_models()), ::testing::Bool()),
                          name_of_case);
 
 TEST(LogitRules, GuidedLogitsAreEditedAfterTheGuidance) {

@@ -135,7 +135,7 @@ TEST(EngineValidation, AControlTokenTakesABiasOnlyWhereItIsRead) {
   options.split_token_id = kSplit;
   Client client(blocks, options);
   for (const decode::Algorithm* algorithm : decode::algorithms()) {
-    if (algorithm->attention != AttentionKind::kBlockCausal) continue;
+    if (!decode::runs_on(*algorithm, AttentionKind::kBlockCausal)) continue;
     Request request = ask({1}, 4, std::string(algorithm->name));
     request.logit_bias = {{kSplit, -100}};
     EXPECT_TRUE(client.run(request).ended()) << "never written, so banning it is true";

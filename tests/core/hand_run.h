@@ -57,15 +57,29 @@ class HandRun {
     std::vector<int32_t> forbidden = never;
     forbidden.push_back(mask_token_id_);
     ops::row_stats(context_, logits, sampling, forbidden, stats);
+    if (second_look != nullptr) look_again(logits, sampling, forbidden, stats);
     return stats;
   }
 
-  std::vector<int32_t> controls;  // RowSampling::controls
-  std::vector<int32_t> never;     // not chosen by any row, as the mask
-  bool filtered = false;          // RowSampling::filtered
-  BlockGrid blocks;               // the model's unless set
+  std::vector<int32_t> controls;            // RowSampling::controls
+  std::vector<int32_t> never;               // not chosen by any row, as the mask
+  bool filtered = false;                    // RowSampling::filtered
+  decode::Decoding* second_look = nullptr;  // whose rows are reconsidered
+  BlockGrid blocks;                         // the model's unless set
 
  private:
+  void look_again(Tensor& logits, std::span<const RowSampling> sampling, std::span<const int32_t> forbidden,
+                  std::vector<RowStats>& stats) const {
+    std::vector<std::vector<LogitEdit>> edits(stats.size());
+    std::vector<RowSampling> edited(stats.size());
+    for (size_t row = 0; row < stats.size(); ++row) {
+      second_look->reconsider(row, stats[row], edits[row]);
+      edited[row].edits = edits[row];
+    }
+    ops::edit_logits(context_, logits, edited);
+    ops::row_stats(context_, logits, sampling, forbidden, stats);
+  }
+
   Model& model_;
   KvCache cache_;
   int32_t mask_token_id_;

@@ -161,7 +161,8 @@ Canvas after_one_forward(const GoldenRow& row, const std::vector<RowStats>& stat
     if (!row.masked[static_cast<size_t>(i)]) canvas.commit(i + 1, row.ids[static_cast<size_t>(i)], 0.5f);
   }
   const Algorithm& algorithm = find_algorithm(name);
-  const ParamMap params = check_params(algorithm, {{"threshold", threshold}, {"block_length", int64_t{length}}});
+  const ParamMap params =
+      check_params(algorithm, AttentionKind::kFull, {{"threshold", threshold}, {"block_length", int64_t{length}}});
   const auto decoding = algorithm.begin({.prompt_length = 1, .max_tokens = length, .seed = 0, .params = &params});
   ForwardPlan plan;
   decoding->plan(canvas, plan);

@@ -10,9 +10,12 @@ namespace {
 
 using Offsets = std::set<int32_t>;
 
-// One forward over masked positions of these confidences; a negative one stands for a committed position.
-Offsets first_commits(std::string_view algorithm, const ParamMap& params, const std::vector<float>& confidences) {
-  Driver driver({.max_tokens = static_cast<int32_t>(confidences.size())}, algorithm, params);
+// One forward over masked positions of these confidences; a negative one stands for a committed position. They are one
+// block, of a block-causal model together with the prompt.
+Offsets first_commits_on(AttentionKind attention, std::string_view algorithm, const ParamMap& params,
+                         const std::vector<float>& confidences) {
+  const auto count = static_cast<int32_t>(confidences.size());
+  Driver driver({.max_tokens = count, .block_length = count + 1, .attention = attention}, algorithm, params);
   Offsets before;
   for (size_t i = 0; i < confidences.size(); ++i) {
     if (confidences[i] >= 0) continue;
@@ -23,6 +26,16 @@ Offsets first_commits(std::string_view algorithm, const ParamMap& params, const 
   Offsets after = committed_offsets(driver.canvas);
   for (const int32_t offset : before) after.erase(offset);
   return after;
+}
+
+// The same on every kind of model.
+Offsets first_commits(std::string_view algorithm, const ParamMap& params, const std::vector<float>& confidences) {
+  const Algorithm& known = find_algorithm(algorithm);
+  const Offsets first = first_commits_on(first_attention(known), algorithm, params, confidences);
+  if (runs_on(known, AttentionKind::kBlockCausal)) {
+    EXPECT_EQ(first_commits_on(AttentionKind::kBlockCausal, algorithm, params, confidences), first);
+  }
+  return first;
 }
 
 size_t by_factor(bool strict, const std::vector<float>& confidences) {

@@ -21,7 +21,7 @@ struct Answer {
 // kDelete and kSplit, as with options_of.
 inline Answer uncached(Model& model, const Request& request, bool control_tokens) {
   const decode::Algorithm& algorithm = decode::find_algorithm(request.algorithm);
-  const decode::ParamMap params = decode::check_params(algorithm, request.params);
+  const decode::ParamMap params = decode::check_params(algorithm, model.info().attention, request.params);
   decode::Canvas canvas(request.prompt, request.max_tokens, kMask, model.info().block_length, algorithm.finality);
   const auto decoding = algorithm.begin({.prompt_length = canvas.prompt_length(),
                                          .max_tokens = request.max_tokens,
@@ -38,6 +38,7 @@ inline Answer uncached(Model& model, const Request& request, bool control_tokens
     HandRun fresh(model, plan.query_end, kMask);
     if (control_tokens) (algorithm.reads_controls ? fresh.controls : fresh.never) = {kDelete, kSplit};
     fresh.filtered = plan.filtered;
+    if (plan.reconsidered) fresh.second_look = decoding.get();
     if (plan.block_length > 0) fresh.blocks = {plan.block_length, canvas.prompt_length()};
     decoding->commit(
         fresh.step(canvas.tokens(), 0, plan.query_end, plan.query_end, plan.rows, request, answer.denoise_steps++),

@@ -321,21 +321,28 @@ def test_registry_tells_names_types_and_ranges() -> None:
     assert own["multi_block_entropy", "entropy_threshold"] == "0.4"
     assert llada.defaults == []
     assert {name for name, info in known.items() if info.edits} == {"joint_threshold", "levenshtein"}
-    full = {name for name, info in known.items() if info.attention == "full"}
+    full = {name for name, info in known.items() if "full" in info.attention}
     assert full - set(llada.algorithms) == {"dream", "rnd1_entropy"}  # for models with shifted logits
+    assert known["d2f"].attention == ["prompt_block_causal"]
+    either = {name for name, info in known.items() if info.attention == ["full", "block_causal"]}
+    assert either == {"near_max", "credit", "hierarchical"}
+    of_full = {spec.name for spec in known["near_max"].params if spec.attention == ["full"]}
+    assert of_full == {"block_length", "remasking", "cache"}
 
 
 def test_checked_parameters_have_their_own_names_and_types() -> None:
-    checked = _core.check_params("fast_dllm", {"threshold": 1, "block_length": 4.0})
+    checked = _core.check_params("fast_dllm", {"threshold": 1, "block_length": 4.0}, attention="full")
     assert checked == {"confidence_threshold": 1.0, "block_length": 4}
     assert [type(value) for value in checked.values()] == [float, int]
-    refused(lambda: _core.check_params("nonesuch", {}), _core.InvalidRequest, "algorithm")
-    refused(lambda: _core.check_params("fast_dllm", {"a": 1}), _core.InvalidRequest, "diffusion.extra.a")
-    refused(
-        lambda: _core.check_params("fast_dllm", {"entropy_threshold": 1}),
-        _core.Unsupported,
-        "diffusion.entropy_threshold",
-    )
+    for name, params, attention, error, field in [
+        ("nonesuch", {}, "full", _core.InvalidRequest, "algorithm"),
+        ("fast_dllm", {"a": 1}, "full", _core.InvalidRequest, "diffusion.extra.a"),
+        ("fast_dllm", {"entropy_threshold": 1}, "full", _core.Unsupported, "diffusion.entropy_threshold"),
+        ("near_max", {"cache": "dual"}, "block_causal", _core.Unsupported, "diffusion.cache"),
+        ("near_max", {"remasking": "random"}, "block_causal", _core.Unsupported, "diffusion.extra.remasking"),
+        ("near_max", {}, "prompt_block_causal", _core.InvalidRequest, "attention"),
+    ]:
+        refused(lambda: _core.check_params(name, params, attention=attention), error, field)  # noqa: B023
 
 
 def test_build_info_is_complete() -> None:

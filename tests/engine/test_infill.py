@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 PROMPT_TOKENS = 18  # of the rendered SUM
 PLUS, EQUALS = ANSWER_IDS[2], ANSWER_IDS[5]
-BLOCK_CAUSAL = dataclasses.replace(FACTS, default_algorithm="low_confidence", algorithms=("low_confidence",))
+BLOCK_CAUSAL = dataclasses.replace(
+    FACTS, attention="block_causal", default_algorithm="low_confidence", algorithms=("low_confidence", "near_max")
+)
 
 
 def ids(*segments: Any) -> CanvasIds:
@@ -107,9 +109,10 @@ def test_stop_strings_and_more_max_tokens_are_fine_with_one_hole() -> None:
     assert prepare(ids([1], Hole(3), [1]), FACTS, SamplingParams(max_tokens=9, stop=("x",))).max_tokens == 3
 
 
-def test_a_block_causal_model_says_what_would_work() -> None:
+@pytest.mark.parametrize("algorithm", BLOCK_CAUSAL.algorithms)
+def test_a_block_causal_model_says_what_would_work(algorithm: str) -> None:
     with pytest.raises(UnsupportedError, match="full attention") as error:
-        prepare(ids([1], Hole(4), [2]), BLOCK_CAUSAL)
+        prepare(ids([1], Hole(4), [2]), BLOCK_CAUSAL, None, DiffusionParams(algorithm=algorithm))
     assert error.value.field == "canvas"
 
 

@@ -182,6 +182,15 @@ def test_a_wrong_parameter_of_the_default_algorithm_is_named_before_weights_are_
     assert "diffusion" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["block_length", "cache", "remasking"])
+def test_a_default_of_full_attention_is_refused_for_a_block_causal_model(name: str) -> None:
+    checkpoint = Path(__file__).parents[1] / "golden" / "checkpoints" / "llada2-tiny"
+    config = EngineConfig(algorithm="near_max", algorithm_params={name: "dual"})
+    with pytest.raises(InvalidRequestError, match="near_max has it for models with full attention only") as caught:
+        find(checkpoint, config)
+    assert caught.value.field == f"algorithm_params.{name}"
+
+
 def test_two_options_for_the_block_length_are_refused(tiny_checkpoint: Path) -> None:
     config = EngineConfig(block_length=4, algorithm_params={"block_length": 4})
     with pytest.raises(InvalidRequestError) as caught:

@@ -14,6 +14,7 @@ from pydllm.errors import ContextLengthError, InvalidRequestError, UnsupportedEr
 
 FACTS = ModelFacts(
     architecture="LLaDAModelLM",
+    attention="full",
     vocab_size=100,
     max_model_len=1000,
     mask_token_id=99,
@@ -200,7 +201,10 @@ def test_a_request_beats_the_engines_parameters_under_every_name(
 ) -> None:
     request = prepare([1], DEFAULTED, None, DiffusionParams(**given))
     assert request.params == expected
-    assert set(_core.check_params(request.algorithm, request.params)) >= {"confidence_threshold", "block_length"}
+    assert set(_core.check_params(request.algorithm, request.params, attention="full")) >= {
+        "confidence_threshold",
+        "block_length",
+    }
 
 
 def test_the_engines_parameters_are_not_for_other_algorithms() -> None:
@@ -257,18 +261,28 @@ def test_more_candidates_than_the_queue_holds_are_refused() -> None:
 BLOCK_CAUSAL = dataclasses.replace(
     FACTS,
     architecture="SDARForCausalLM",
+    attention="block_causal",
     default_algorithm="low_confidence",
-    algorithms=("low_confidence",),
+    algorithms=("low_confidence", "near_max"),
     defaults=GenerationDefaults(block_length=8),
 )
 
 
-def test_the_block_of_a_block_causal_model_may_be_said_but_not_changed() -> None:
-    request = prepare([1], BLOCK_CAUSAL, None, DiffusionParams(block_length=8))
+@pytest.mark.parametrize("algorithm", BLOCK_CAUSAL.algorithms)
+def test_the_block_of_a_block_causal_model_may_be_said_but_not_changed(algorithm: str) -> None:
+    request = prepare([1], BLOCK_CAUSAL, None, DiffusionParams(algorithm=algorithm, block_length=8, cache="none"))
     assert request.params == {}
+    assert prepare([1], BLOCK_CAUSAL, None, DiffusionParams(algorithm=algorithm)).params == {}
     with pytest.raises(InvalidRequestError, match="expected the model's 8, got 4") as caught:
-        prepare([1], BLOCK_CAUSAL, None, DiffusionParams(block_length=4))
+        prepare([1], BLOCK_CAUSAL, None, DiffusionParams(algorithm=algorithm, block_length=4))
     assert caught.value.field == "diffusion.block_length"
+
+
+def test_an_algorithm_of_either_attention_has_the_parameters_of_the_models() -> None:
+    listed = {name for algorithm, name in BLOCK_CAUSAL.default_params if algorithm == "near_max"}
+    assert listed == {"confidence_threshold", "max_steps_per_block"}
+    full = dataclasses.replace(FACTS, algorithms=("near_max",), default_algorithm="near_max")
+    assert {name for _, name in full.default_params} == listed | {"block_length", "remasking", "cache"}
 
 
 def test_defaults_are_the_servers_then_the_familys_then_the_algorithms() -> None:

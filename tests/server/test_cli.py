@@ -199,6 +199,10 @@ def test_models_lists_every_algorithm_with_its_parameters() -> None:
         for spec in algorithm.params:
             assert f"  {spec.name} " in out
     assert "LLaDAModelLM" in out
+    near_max = out.partition("\nnear_max ")[2].partition("\n\n")[0].splitlines()
+    assert near_max[2] == "  for models with full attention or block-causal attention"
+    only = [line.split()[0] for line in near_max if line.endswith("; full attention only")]
+    assert only == ["block_length", "remasking", "cache"]
 
 
 def test_version_and_env() -> None:

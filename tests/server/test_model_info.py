@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 from pydllm_proto.v1 import generation_service_pb2 as generation
 from pydllm_proto.v1 import model_service_pb2 as models
@@ -71,6 +72,23 @@ async def test_facts_are_those_of_the_family_and_its_options(
     assert not info.diffusion.supports_constraints
     most = 2048 if expected[2] == "block_causal" else 256
     assert json.loads(info.default_sampling_json)["max_tokens"] == most
+
+
+async def test_the_parameters_listed_are_those_that_a_request_may_set() -> None:
+    async with serving(str(CHECKPOINTS / "llada2-tiny"), block_length=8, algorithm="near_max") as client:
+        diffusion = (await info_of(client)).diffusion
+        listed = {one.name for one in diffusion.params if one.algorithm == "near_max"}
+        assert listed == {"confidence_threshold", "max_steps_per_block"}
+        assert diffusion.default_block_length == 8
+        for name, params in (
+            ("cache", types_pb2.DiffusionParams(cache="dual")),
+            ("remasking", types_pb2.DiffusionParams(extra={"remasking": "random"})),
+        ):
+            request = generation.GenerateRequest(prompt_token_ids=types_pb2.TokenIds(ids=[1]), diffusion=params)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await client.generation.Generate(request)
+            assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+            assert f"{name}: algorithm near_max has it for models with full attention only" in caught.value.details()
 
 
 async def test_a_request_may_say_the_block_lengths_that_are_accepted() -> None:

@@ -68,6 +68,7 @@ class Script:
         self.label = "scripted"
         self.algorithms = ALGORITHMS
         self.default_params = {(ALGORITHMS[1], "remasking"): "random"}
+        self.attention = "full"
         self.block_length = 8
         self.embedded = embedded
         self.template = template

@@ -11,7 +11,7 @@ from talking import ALGORITHMS, Script, answer_events
 from pydllm.errors import InvalidRequestError, UnsupportedError
 from pydllm.terminal import commands
 from pydllm.terminal.session import NO_TEMPLATE, SHORT_MEMORY, Session
-from pydllm.terminal.settings import SettingError, initial
+from pydllm.terminal.settings import SettingError, initial, names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def session(*answers: str, **options: Any) -> Session:
     backend = Script(*map(answer_events, answers), **options)
     notices: list[str] = []
-    out = Session(backend, initial(backend.algorithms, backend.default_params), notify=notices.append)
+    settings = initial(backend.algorithms, backend.default_params, backend.attention)
+    out = Session(backend, settings, notify=notices.append)
     out.notices = notices  # type: ignore[attr-defined]
     return out
 
@@ -213,6 +214,19 @@ def test_an_algorithm_with_none_of_the_parameters_says_what_it_has() -> None:
     do(talk, "/algorithm llada_schedule")
     with pytest.raises(SettingError, match="llada_schedule has none of confidence_threshold, entropy_threshold"):
         commands.run(talk, "/threshold 0.5")
+
+
+def test_a_block_causal_model_has_no_parameters_of_full_attention() -> None:
+    talk = session()
+    talk.settings = initial(("near_max", "low_confidence"), {}, "block_causal")
+    do(talk, "/steps 3")
+    assert talk.settings.params == {"max_steps_per_block": 3}
+    assert "block_length" not in names(talk.settings)
+    with pytest.raises(SettingError, match="near_max has none of block_length"):
+        commands.run(talk, "/block 4")
+    for line in ("/set cache=dual", "/set remasking=random"):
+        with pytest.raises(SettingError, match="for models with full attention only"):
+            commands.run(talk, line)
 
 
 def test_a_server_with_an_algorithm_that_this_build_does_not_know_decides_itself() -> None:
