@@ -265,7 +265,7 @@ TEST(Attention, AWindowInsideALongerSequenceSeesWhatLiesBehindItToo) {
 TEST(Attention, BlockCausalEqualsFullAttentionOverTheVisiblePrefixBitForBit) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     const Shape shape{6, 2, 40, 16, dtype};
-    for (const int32_t block : {4, 32, 60}) {
+    for (const int32_t block : {4, 60}) {
       const Batch whole = make_batch(shape, {{270, 270, block}}, {7});
       const Tensor expected = attend(whole, 2);
       for (int32_t begin = 0; begin < 270; begin += block) {
