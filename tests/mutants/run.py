@@ -1,4 +1,4 @@
-"""Applies each committed patch to a copy of the tree and expects the test it names to turn red.
+"""Applies each committed patch to a copy of the tree and expects the test it names to turn red, two at a time.
 
 A patch file begins with header lines: `test:` (a GoogleTest filter, or a pytest node id), `why:` and, where only some
 processors run the code, `needs:` (a flag of /proc/cpuinfo; elsewhere the mutant is skipped). Usage:
@@ -7,19 +7,20 @@ python tests/mutants/run.py [NAME ...]
 
 from __future__ import annotations
 
+import os
+import queue
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build" / "mutants"
-SOURCE = WORK / "source"
-# As deep below its source as build/cpp below the tree: ccache then knows what has been compiled there.
-CPP = SOURCE / "build" / "cpp"
-BINARY = CPP / "pydllm_tests"
+# Without a compiler cache a second tree takes longer to build than it saves.
+WORKERS = min(2, len(os.sched_getaffinity(0))) if shutil.which("ccache") else 1
 
 # Imports the mutated package instead of the installed one (an editable install hooks sys.meta_path).
 RUN_PYTEST = (
@@ -54,51 +55,56 @@ def processor_flags() -> set[str]:
     return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}
 
 
-def run(command: list[str], timeout: int = 600) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, timeout=timeout, check=False)
+class Tree:
+    """A copy of the working tree with a build of its own, as git sees it, plus the built extension."""
+
+    def __init__(self, number: int) -> None:
+        self.source = WORK / f"source-{number}"
+        # As deep below its source as build/cpp below the tree: ccache then knows what has been compiled there.
+        self.cpp = self.source / "build" / "cpp"
+        self.binary = self.cpp / "pydllm_tests"
+
+    def run(self, command: list[str], timeout: int = 600) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=self.source, capture_output=True, text=True, timeout=timeout, check=False)
+
+    def copy(self) -> None:
+        """Unchanged files keep their times."""
+        self.source.mkdir(parents=True, exist_ok=True)
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        ).stdout.split("\0")  # fmt: skip
+        names = [name for name in listed if name and (ROOT / name).is_file()]
+        there = [path for path in self.source.rglob("*") if path.is_file() and not path.is_relative_to(self.cpp)]
+        for stale in {str(path.relative_to(self.source)) for path in there} - set(names):
+            (self.source / stale).unlink()
+        for name in names:
+            target = self.source / name
+            if target.exists() and target.read_bytes() == (ROOT / name).read_bytes():
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target)
+        import pydllm._core
+
+        shutil.copy(pydllm._core.__file__, self.source / "pydllm")
+
+    def build(self) -> str:
+        """ "" or the end of what failed."""
+        configure = ["cmake", "-S", ".", "-B", str(self.cpp), "-G", "Ninja", "-DPYDLLM_TESTS=ON"]
+        configure += ["-DPYDLLM_CUDA=EMULATED"]
+        for command in (configure, ["cmake", "--build", str(self.cpp), "--target", "pydllm_tests"]):
+            done = self.run(command)
+            if done.returncode:
+                return done.stdout[-2000:] + done.stderr[-2000:]
+        return ""
+
+    def prepare(self) -> None:
+        self.copy()
+        if failure := self.build():
+            raise SystemExit(f"the unchanged tree does not build:\n{failure}")
 
 
-def copy_tree() -> None:
-    """The working tree as git sees it, plus the built extension; unchanged files keep their times."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.split("\0")  # fmt: skip
-    names = [name for name in listed if name and (ROOT / name).is_file()]
-    copied = {str(p.relative_to(SOURCE)) for p in SOURCE.rglob("*") if p.is_file() and not p.is_relative_to(CPP)}
-    for stale in copied - set(names):
-        (SOURCE / stale).unlink()
-    for name in names:
-        target = SOURCE / name
-        if target.exists() and target.read_bytes() == (ROOT / name).read_bytes():
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, target)
-    import pydllm._core
-
-    shutil.copy(pydllm._core.__file__, SOURCE / "pydllm")
-
-
-def build() -> str:
-    configure = [
-        "cmake",
-        "-S",
-        ".",
-        "-B",
-        str(CPP),
-        "-G",
-        "Ninja",
-        "-DPYDLLM_TESTS=ON",
-        "-DPYDLLM_CUDA=EMULATED",
-    ]
-    for command in (configure, ["cmake", "--build", str(CPP), "--target", "pydllm_tests"]):
-        done = run(command)
-        if done.returncode:
-            return done.stdout[-2000:] + done.stderr[-2000:]
-    return ""
-
-
-def test_is_green(mutant: Mutant) -> bool:
+def test_is_green(tree: Tree, mutant: Mutant) -> bool:
     if mutant.is_python:
         command = [
             sys.executable,
@@ -111,9 +117,9 @@ def test_is_green(mutant: Mutant) -> bool:
             *mutant.test.split(),
         ]
     else:
-        command = [str(BINARY), "--gtest_brief=1", f"--gtest_filter={mutant.test}"]
+        command = [str(tree.binary), "--gtest_brief=1", f"--gtest_filter={mutant.test}"]
     try:
-        done = run(command, timeout=300)
+        done = tree.run(command, timeout=300)
     except subprocess.TimeoutExpired:
         return False
     if mutant.is_python and done.returncode not in (0, 1):
@@ -123,19 +129,51 @@ def test_is_green(mutant: Mutant) -> bool:
     return done.returncode == 0
 
 
-def judge(mutant: Mutant) -> str:
+def judge(tree: Tree, mutant: Mutant) -> str:
     """ "" when the mutant was noticed, else what went wrong."""
     patch = ["patch", "-p1", "--no-backup-if-mismatch", "-s"]
-    applied = subprocess.run([*patch, "-i", str(mutant.path)], cwd=SOURCE, capture_output=True, text=True, check=False)
+    applied = tree.run([*patch, "-i", str(mutant.path)])
     if applied.returncode:
         return f"the patch does not apply: {applied.stdout.strip().splitlines()[-1]}"
     try:
-        failure = "" if mutant.is_python else build()
+        failure = "" if mutant.is_python else tree.build()
         if failure:
             return f"does not build:\n{failure}"
-        return "survived: the test stayed green" if test_is_green(mutant) else ""
+        return "survived: the test stayed green" if test_is_green(tree, mutant) else ""
     finally:
-        subprocess.run([*patch, "-R", "-i", str(mutant.path)], cwd=SOURCE, check=True)
+        tree.run([*patch, "-R", "-i", str(mutant.path)]).check_returncode()
+
+
+def judge_all(trees: list[Tree], mutants: list[Mutant]) -> list[Mutant]:
+    """Those that went unnoticed. A thread for each tree; lines come as the mutants end."""
+    waiting: queue.SimpleQueue[Mutant] = queue.SimpleQueue()
+    for mutant in mutants:
+        waiting.put(mutant)
+    failed: list[Mutant] = []
+
+    def work(tree: Tree) -> None:
+        while True:
+            try:
+                mutant = waiting.get_nowait()
+            except queue.Empty:
+                return
+            start, problem = time.monotonic(), "the check itself failed"
+            try:
+                problem = judge(tree, mutant)
+            except SystemExit as error:  # would end this thread without a word
+                problem = str(error)
+            finally:
+                if problem:
+                    failed.append(mutant)
+                print(f"{'FAIL' if problem else 'pass'}  {mutant.path.stem}: {mutant.why} [{mutant.test}] "
+                      f"{time.monotonic() - start:.0f} s {problem}\n", end="", flush=True)  # fmt: skip
+
+    workers = [threading.Thread(target=work, args=(tree,)) for tree in trees]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return failed
 
 
 def main() -> int:
@@ -145,21 +183,14 @@ def main() -> int:
     for mutant in [mutant for mutant in mutants if mutant.needs and mutant.needs not in flags]:
         print(f"skip  {mutant.path.stem}: this processor has no {mutant.needs}")
         mutants.remove(mutant)
-    SOURCE.mkdir(parents=True, exist_ok=True)
-    copy_tree()
-    if failure := build():
-        raise SystemExit(f"the unchanged tree does not build:\n{failure}")
-    unchanged = [mutant for mutant in mutants if not test_is_green(mutant)]
+    trees = [Tree(number) for number in range(min(WORKERS, len(mutants)))]
+    for tree in trees:
+        tree.prepare()
+    unchanged = [mutant for mutant in mutants if not test_is_green(trees[0], mutant)]
     if unchanged:
         raise SystemExit(f"red without a mutant: {[mutant.test for mutant in unchanged]}")
-    failed = 0
-    for mutant in mutants:
-        start = time.monotonic()
-        problem = judge(mutant)
-        failed += bool(problem)
-        print(f"{'FAIL' if problem else 'pass'}  {mutant.path.stem}: {mutant.why} [{mutant.test}] "
-              f"{time.monotonic() - start:.0f} s {problem}", flush=True)  # fmt: skip
-    print(f"{len(mutants) - failed}/{len(mutants)} mutants noticed")
+    failed = judge_all(trees, mutants)
+    print(f"{len(mutants) - len(failed)}/{len(mutants)} mutants noticed")
     return 1 if failed or not mutants else 0
 
 
