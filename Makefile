@@ -97,7 +97,7 @@ test-all: test test-gateway qemu asan tsan clients $(VENV)/.system-all
 qemu: test-cpp $(VENV)/.system-all
 	tools/qemu_dispatch.sh build/cpp/pydllm_tests
 
-# The C++ tests under AddressSanitizer + UndefinedBehaviorSanitizer and under ThreadSanitizer.
+# The C++ tests under AddressSanitizer + UndefinedBehaviorSanitizer and under ThreadSanitizer, by two processes.
 asan: SANITIZER = address
 asan: CUDA = EMULATED
 # The emulation's fibers are nothing that ThreadSanitizer can follow.
@@ -108,7 +108,10 @@ asan tsan: $(VENV)/.test
 	cmake -S . -B build/$@ -G Ninja -DPYDLLM_TESTS=ON -DPYDLLM_CUDA=$(CUDA) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 	  -DPYDLLM_SANITIZE=$(SANITIZER) >build/$@-configure.log || { cat build/$@-configure.log; exit 1; }
 	cmake --build build/$@ --target pydllm_tests
-	TSAN_OPTIONS=halt_on_error=1 ASAN_OPTIONS=detect_leaks=1 build/$@/pydllm_tests --gtest_brief=1
+	@for shard in 0 1; do \
+	  TSAN_OPTIONS=halt_on_error=1 ASAN_OPTIONS=detect_leaks=1 GTEST_TOTAL_SHARDS=2 GTEST_SHARD_INDEX=$$shard \
+	    build/$@/pydllm_tests --gtest_brief=1 & running="$$running $$!"; \
+	done; status=0; for process in $$running; do wait $$process || status=1; done; exit $$status
 
 # An extension beside the installed one.
 EXTENSION = -DPYDLLM_PYTHON=ON -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \

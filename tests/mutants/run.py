@@ -16,6 +16,10 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build" / "mutants"
@@ -144,12 +148,12 @@ def judge(tree: Tree, mutant: Mutant) -> str:
         tree.run([*patch, "-R", "-i", str(mutant.path)]).check_returncode()
 
 
-def judge_all(trees: list[Tree], mutants: list[Mutant]) -> list[Mutant]:
-    """Those that went unnoticed. A thread for each tree; lines come as the mutants end."""
+def failures(trees: list[Tree], mutants: list[Mutant], check: Callable[[Tree, Mutant], str]) -> list[str]:
+    """What check says of the mutants, unless that is "". A thread for each tree."""
     waiting: queue.SimpleQueue[Mutant] = queue.SimpleQueue()
     for mutant in mutants:
         waiting.put(mutant)
-    failed: list[Mutant] = []
+    found: list[str] = []
 
     def work(tree: Tree) -> None:
         while True:
@@ -157,23 +161,33 @@ def judge_all(trees: list[Tree], mutants: list[Mutant]) -> list[Mutant]:
                 mutant = waiting.get_nowait()
             except queue.Empty:
                 return
-            start, problem = time.monotonic(), "the check itself failed"
+            problem = f"{mutant.path.name}: the check itself failed"
             try:
-                problem = judge(tree, mutant)
+                problem = check(tree, mutant)
             except SystemExit as error:  # would end this thread without a word
                 problem = str(error)
             finally:
                 if problem:
-                    failed.append(mutant)
-                print(f"{'FAIL' if problem else 'pass'}  {mutant.path.stem}: {mutant.why} [{mutant.test}] "
-                      f"{time.monotonic() - start:.0f} s {problem}\n", end="", flush=True)  # fmt: skip
+                    found.append(problem)
 
     workers = [threading.Thread(target=work, args=(tree,)) for tree in trees]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    return failed
+    return found
+
+
+def red_without(tree: Tree, mutant: Mutant) -> str:
+    return "" if test_is_green(tree, mutant) else f"{mutant.path.name}: red without the mutant: {mutant.test}"
+
+
+def report(tree: Tree, mutant: Mutant) -> str:
+    start = time.monotonic()
+    problem = judge(tree, mutant)
+    print(f"{'FAIL' if problem else 'pass'}  {mutant.path.stem}: {mutant.why} [{mutant.test}] "
+          f"{time.monotonic() - start:.0f} s\n", end="", flush=True)  # fmt: skip
+    return f"{mutant.path.name}: {problem}" if problem else ""
 
 
 def main() -> int:
@@ -186,10 +200,11 @@ def main() -> int:
     trees = [Tree(number) for number in range(min(WORKERS, len(mutants)))]
     for tree in trees:
         tree.prepare()
-    unchanged = [mutant for mutant in mutants if not test_is_green(trees[0], mutant)]
-    if unchanged:
-        raise SystemExit(f"red without a mutant: {[mutant.test for mutant in unchanged]}")
-    failed = judge_all(trees, mutants)
+    if red := failures(trees, mutants, red_without):
+        raise SystemExit("\n".join(red))
+    failed = failures(trees, mutants, report)
+    for problem in failed:
+        print(problem)
     print(f"{len(mutants) - len(failed)}/{len(mutants)} mutants noticed")
     return 1 if failed or not mutants else 0
 
