@@ -34,9 +34,9 @@ struct PanelJob {
   int columns;        // of all panels: those that exist
   const float* bias;  // [columns] or null
   bool accumulate;
-  float*
-      sums;  // work memory [panels, rows rounded up to kTiledRows, kPanelWidth], 64-byte aligned; null with one panel
-  float* y;  // [rows, columns]
+  float* sums;  // work memory [panels, rows rounded up to kTiledRows, kPanelWidth], 64-byte aligned; null where
+                // most_panels is 1
+  float* y;     // [rows, columns]
   int64_t y_stride;
 };
 
