@@ -137,7 +137,7 @@ TEST(EngineDeadline, PassingBeforeTheFirstDenoisingForwardItIsAnError) {
 }
 
 TEST(EngineDeadline, ARequestThatWaitsForItsTurnEndsInTimeAndTheOthersGoOn) {
-  SlowForward slow{.slow = 2, .until = Clock::now() + milliseconds(400)};
+  SlowForward slow{.slow = 3, .until = Clock::now() + milliseconds(400)};
   EngineOptions options = fake_options();
   options.max_batched_tokens = 21;  // one request per forward
   Gate both;
@@ -147,6 +147,8 @@ TEST(EngineDeadline, ARequestThatWaitsForItsTurnEndsInTimeAndTheOthersGoOn) {
     sleep(input);
   };
   Client client(behaviour, options);
+  client.submit(schedule(1));  // its forward lasts until both have come, so that they take turns from the start
+  both.await_arrival();
   Request hasty = schedule(20);
   hasty.deadline = slow.until;
   const RequestId first = client.submit(hasty);
