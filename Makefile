@@ -95,7 +95,7 @@ test-all: test test-gateway qemu asan tsan clients $(VENV)/.system-all
 	$(BIN)/python -m pytest -q -m "slow or clients"
 
 qemu: test-cpp $(VENV)/.system-all
-	tools/qemu_dispatch.sh build/cpp/pydllm_tests
+	tools/instruction_sets.sh build/cpp/pydllm_tests
 
 # The C++ tests under AddressSanitizer + UndefinedBehaviorSanitizer and under ThreadSanitizer, by two processes.
 asan: SANITIZER = address
