@@ -28,6 +28,7 @@ from pydllm.llm.progress import progress_bar
 from pydllm.outputs import BlockAppended, BlockSnapshot, Finished, Started
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SUM = [{"role": "user", "content": "Solve: 12 + 30."}]
@@ -474,6 +475,15 @@ def test_algorithms_are_listed_default_first(demo: LLM) -> None:
         assert found == ANSWER or name == "d2f"  # whose mask the demo model was not trained with
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt even in tests that a shell started in the background, with SIGINT ignored."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, inherited)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_keyboard_interrupt_cancels_what_runs(tiny: LLM) -> None:
     before = tiny.engine.stats().requests_failed
     main = threading.main_thread().ident
