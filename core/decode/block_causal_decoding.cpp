@@ -51,11 +51,6 @@ Progress BlockCausalDecoding::progress() const {
 }
 
 CappedBlockCausalDecoding::CappedBlockCausalDecoding(const DecodeRequest& request, const ParamValues& values)
-    : BlockCausalChoice(request), max_steps_(values.integer_or("max_steps_per_block", request.block_length)) {}
-
-int32_t CappedBlockCausalDecoding::choose(std::span<const float> confidences, int32_t* chosen) {
-  const bool last_allowed = step() + int64_t{1} >= max_steps_;
-  return last_allowed ? select::all(static_cast<int32_t>(confidences.size()), chosen) : take(confidences, chosen);
-}
+    : Capped(values.integer_or("max_steps_per_block", request.block_length), request) {}
 
 }  // namespace pydllm::decode

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "decode/algorithm.h"
+#include "decode/capped.h"
 #include "decode/param_values.h"
 #include "select/select.h"
 
@@ -97,18 +98,10 @@ class BlockCausalChoice : public BlockCausalDecoding {
   }
 };
 
-// A rule that takes as many rows as pass, with a cap on the forwards of a block: the last allowed one takes every row.
-class CappedBlockCausalDecoding : public BlockCausalChoice {
+class CappedBlockCausalDecoding : public Capped<BlockCausalChoice> {
  protected:
   // `values` needs max_steps_per_block in its table.
   CappedBlockCausalDecoding(const DecodeRequest& request, const ParamValues& values);
-
- private:
-  // Like choose(), for every forward but the last allowed one; at least one row.
-  virtual int32_t take(std::span<const float> ranks, int32_t* chosen) const = 0;
-  int32_t choose(std::span<const float> confidences, int32_t* chosen) final;
-
-  int64_t max_steps_;
 };
 
 }  // namespace pydllm::decode

@@ -4,7 +4,6 @@
 
 #include "base/check.h"
 #include "select/rule.h"
-#include "select/select.h"
 
 namespace pydllm::decode {
 
@@ -115,13 +114,8 @@ float BlockDecoding::uniform(size_t row) const {
 }
 
 CappedBlockDecoding::CappedBlockDecoding(const DecodeRequest& request, const ParamValues& values)
-    : BlockDecoding(request, values.integer("block_length"), parse_remasking(values.choice("remasking")),
-                    parse_cache(values.choice("cache"))),
-      max_steps_(values.integer_or("max_steps_per_block", values.integer("block_length"))) {}
-
-int32_t CappedBlockDecoding::choose(std::span<const float> ranks, int32_t* chosen) {
-  const bool last_allowed = walk().step() + int64_t{1} >= max_steps_;
-  return last_allowed ? select::all(static_cast<int32_t>(ranks.size()), chosen) : take(ranks, chosen);
-}
+    : Capped(values.integer_or("max_steps_per_block", values.integer("block_length")), request,
+             values.integer("block_length"), parse_remasking(values.choice("remasking")),
+             parse_cache(values.choice("cache"))) {}
 
 }  // namespace pydllm::decode

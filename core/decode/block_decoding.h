@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "decode/algorithm.h"
+#include "decode/capped.h"
 #include "decode/param_values.h"
 
 namespace pydllm::decode {
@@ -110,6 +111,7 @@ class BlockDecoding : public Decoding {
                 WindowCache cache = WindowCache::kNone);
 
   const BlockWalk& walk() const noexcept { return walk_; }
+  int32_t step() const noexcept { return walk_.step(); }                 // forwards done in this block
   uint32_t forward() const noexcept { return forward_; }                 // forwards committed so far
   std::span<const int32_t> positions() const noexcept { return rows_; }  // of the last plan's rows
   // A draw in (0, 1) for a row of the last plan, the same whatever else is in the batch.
@@ -147,18 +149,10 @@ class BlockDecoding : public Decoding {
   std::vector<int32_t> chosen_;
 };
 
-// A rule that takes as many rows as pass, with a cap on the forwards of a block: the last allowed one takes every row.
-class CappedBlockDecoding : public BlockDecoding {
+class CappedBlockDecoding : public Capped<BlockDecoding> {
  protected:
   // `values` needs block_length, max_steps_per_block, remasking and cache in its table.
   CappedBlockDecoding(const DecodeRequest& request, const ParamValues& values);
-
- private:
-  // Like choose(), for every forward but the last allowed one; at least one row.
-  virtual int32_t take(std::span<const float> ranks, int32_t* chosen) const = 0;
-  int32_t choose(std::span<const float> ranks, int32_t* chosen) final;
-
-  int64_t max_steps_;
 };
 
 Remasking parse_remasking(std::string_view name);

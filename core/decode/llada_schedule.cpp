@@ -72,9 +72,9 @@ class LladaSchedule final : public BlockDecoding {
 
   int32_t choose(std::span<const float> ranks, int32_t* chosen) override {
     const auto rows = static_cast<int32_t>(ranks.size());
-    if (walk().step() == 0) masks_at_entry_ = rows;
+    if (step() == 0) masks_at_entry_ = rows;
     const int64_t steps = forwards_due(walk().end_offset()) - forwards_due(walk().begin_offset());
-    const int64_t n = select::scheduled_commits(masks_at_entry_, steps, walk().step());
+    const int64_t n = select::scheduled_commits(masks_at_entry_, steps, step());
     return select::top_confidence(ranks.data(), rows, static_cast<int32_t>(n), chosen);
   }
 

@@ -39,6 +39,13 @@ def endless(engine: Engine, n: int = 1) -> Generation:
     return generation
 
 
+def make_full(checkpoint: Path) -> tuple[Engine, Generation, Generation]:
+    """One request runs without end, one waits, nobody else may."""
+    engine = make(checkpoint, max_running_requests=1, max_waiting_requests=1)
+    running = endless(engine)
+    return engine, running, engine.generate(PROMPT, sampling=SHORT)
+
+
 def completed(engine: Engine) -> list[int]:
     return [token for _, event in engine.generate(PROMPT, sampling=SHORT) for token in event.final_tokens]
 
@@ -85,9 +92,7 @@ def test_a_deadline_ends_a_running_request_with_what_is_final(engine: Engine) ->
 
 
 def test_a_batch_without_a_place_waits_until_its_deadline(tiny_checkpoint: Path) -> None:
-    engine = make(tiny_checkpoint, max_running_requests=1, max_waiting_requests=1)
-    running = endless(engine)
-    waiting = engine.generate(PROMPT, sampling=SHORT)
+    engine, running, waiting = make_full(tiny_checkpoint)
     with pytest.raises(DeadlineExceededError, match="place in the queue"):
         list(engine.batch([engine.prepare(PROMPT, SHORT)], deadline_seconds=0.05))
     running.close()
@@ -129,9 +134,7 @@ def test_a_batch_is_fed_as_the_queue_has_room(tiny_checkpoint: Path) -> None:
 
 
 def test_a_batch_waits_while_others_fill_the_queue(tiny_checkpoint: Path) -> None:
-    engine = make(tiny_checkpoint, max_running_requests=1, max_waiting_requests=1)
-    running = endless(engine)
-    waiting = engine.generate(PROMPT, sampling=SHORT)
+    engine, running, waiting = make_full(tiny_checkpoint)
     with pytest.raises(QueueFullError):
         engine.generate(PROMPT, sampling=SHORT)
     with ThreadPoolExecutor(1) as threads:
