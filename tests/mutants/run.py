@@ -1,8 +1,8 @@
 """Applies each committed patch to a copy of the tree and expects the test it names to turn red, two at a time.
 
-A patch file begins with header lines: `test:` (a GoogleTest filter, or a pytest node id), `why:` and, where only some
-processors run the code, `needs:` (a flag of /proc/cpuinfo; elsewhere the mutant is skipped). Usage:
-python tests/mutants/run.py [NAME ...]
+A patch file begins with header lines: `test:` (a GoogleTest filter, or a pytest node id, for which the extension is not
+built again: it notices changed Python only), `why:` and, where only some processors run the code, `needs:` (a flag of
+/proc/cpuinfo; elsewhere the mutant is skipped). Usage: python tests/mutants/run.py [NAME ...]
 """
 
 from __future__ import annotations
